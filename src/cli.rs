@@ -1,0 +1,317 @@
+//! The command line: what was typed, turned into what was meant.
+//!
+//! The only module that knows clap. [`parse`] checks everything that can be
+//! checked without a network (hosts, files, keys, numbers), so that a run never
+//! fails halfway for a reason that was plain from the start.
+
+mod args;
+mod time;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, FromArgMatches};
+
+use crate::config::{Command, Config, Connection, Look, Mode, Secrets, Sudo};
+use crate::error::{ExitStatus, Tree};
+use crate::hosts::{self, Address, Target};
+use crate::remote::command_line::{CommandLine, Shell};
+use crate::remote::sudo::Nonces;
+use crate::ssh::host_keys::Policy;
+use crate::ssh::keys;
+use crate::ssh::session::Liveness;
+
+use args::{Args, HostKeys};
+
+/// Keys that ssh tries too, below `~/.ssh`.
+const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Early {
+    /// Help and version, or a mistake that clap found.
+    Clap(clap::Error),
+    /// A mistake that we found.
+    Usage(Tree),
+}
+
+impl Early {
+    /// Tells the user, and says how to exit.
+    #[must_use]
+    pub fn print(self) -> ExitStatus {
+        match self {
+            Self::Clap(error) => {
+                // Nothing can be said if that does not work.
+                let _ = error.print();
+                if error.use_stderr() {
+                    ExitStatus::Usage
+                } else {
+                    ExitStatus::Success
+                }
+            }
+            Self::Usage(tree) => {
+                let text = format!("error: {}\n", tree.flat());
+                let _ = io::stderr().write_all(text.as_bytes());
+                ExitStatus::Usage
+            }
+        }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Early {
+    fn from(error: E) -> Self {
+        Self::Usage(Tree::from_error(&error))
+    }
+}
+
+fn usage(text: impl Into<String>) -> Early {
+    Early::Usage(Tree::new(text))
+}
+
+/// Says what went wrong when there is no printer to say it.
+pub fn complain(error: &io::Error) -> ExitStatus {
+    Early::Usage(Tree::new("can't start").because(Tree::from_error(error))).print()
+}
+
+/// Ends the process by a signal.
+pub fn die_by(signal: i32) {
+    // For the signals that we end by, the default is the end; should that fail,
+    // the exit status says the same.
+    let _ = signal_hook::low_level::emulate_default_handler(signal);
+}
+
+/// Reads the command line, the files that it names, and stdin if it says so.
+///
+/// # Errors
+/// There is nothing to run: help, version, or a mistake.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Early> {
+    let matches = Args::command()
+        .try_get_matches_from(arguments)
+        .map_err(Early::Clap)?;
+    let args = Args::from_arg_matches(&matches).map_err(Early::Clap)?;
+    Typed {
+        args,
+        home: std::env::home_dir(),
+    }
+    .into_config()
+}
+
+/// What was typed, and where `~` is.
+struct Typed {
+    args: Args,
+    home: Option<PathBuf>,
+}
+
+impl Typed {
+    fn into_config(self) -> Result<Config, Early> {
+        self.check_combinations()?;
+        let targets = self.targets()?;
+        let mode = if self.args.list {
+            Mode::List
+        } else {
+            Mode::Command(self.command()?)
+        };
+        let args = &self.args;
+        Ok(Config {
+            mode,
+            connection: self.connection()?,
+            secrets: Secrets {
+                password: args.password,
+                sudo_password: args.ask_sudo_password,
+            },
+            threads: args.threads,
+            skip_unreachable: args.no_conn_fail,
+            fail_fast: args.fail_fast,
+            look: Look {
+                quiet: args.quiet,
+                verbose: args.verbose,
+                raw: args.raw,
+                color: args.color.into(),
+            },
+            targets,
+        })
+    }
+
+    fn check_combinations(&self) -> Result<(), Early> {
+        let args = &self.args;
+        let wants_command = !args.list;
+        if wants_command && args.words.is_empty() {
+            return Err(usage(
+                "-C needs a command, as in: orgalorg -o web1 -C uptime",
+            ));
+        }
+        let reads_stdin = args.stdin.as_deref().is_some_and(is_stdin);
+        if args.read_stdin && reads_stdin {
+            return Err(usage(
+                "-s reads the hosts from stdin, so -i cannot read it too; put the hosts into a file: -o ./hosts",
+            ));
+        }
+        Ok(())
+    }
+
+    fn targets(&self) -> Result<Vec<Target>, Early> {
+        let args = &self.args;
+        let mut stdin = BufReader::new(io::stdin());
+        let stdin: Option<&mut dyn io::BufRead> = if args.read_stdin {
+            Some(&mut stdin)
+        } else {
+            None
+        };
+        let home = self.home.as_deref();
+        let addresses = hosts::collect(&args.hosts, stdin, home)?;
+        let excluded = hosts::collect(&args.exclude, None, home)?;
+        if addresses.is_empty() {
+            return Err(usage(
+                "there are no hosts to work on, name some with -o or -s",
+            ));
+        }
+        let user = match &args.user {
+            Some(user) => check_user(user)?,
+            None => local_user()?,
+        };
+        let targets = hosts::resolve(addresses, |_: &Address| (user.clone(), 22));
+        let targets = hosts::exclude(targets, &excluded);
+        if targets.is_empty() {
+            return Err(usage("--exclude leaves no hosts to work on"));
+        }
+        Ok(targets)
+    }
+
+    fn command(&self) -> Result<Command, Early> {
+        let args = &self.args;
+        let program = args.words.join(OsStr::new(" ")).into_vec();
+        let shell = Shell::new(&args.shell)?;
+        let directory = args.root.as_deref().map(OsStrExt::as_bytes);
+        if directory.is_some_and(<[u8]>::is_empty) {
+            return Err(usage("-r needs a directory"));
+        }
+        let with_password = args.ask_sudo_password;
+        let nonces = (args.sudo || with_password)
+            .then(|| nonces(with_password))
+            .transpose()?;
+        let line = |sudo| {
+            CommandLine {
+                program: &program,
+                shell: &shell,
+                directory,
+                sudo,
+            }
+            .build()
+        };
+        let (line, as_root) = (line(nonces.as_ref())?, line(None)?);
+        Ok(Command {
+            line,
+            needs_bash: shell.is_default(),
+            sudo: nonces.map(|nonces| Sudo { as_root, nonces }),
+            input: args.stdin.as_deref().map(open_input).transpose()?,
+            terminal: args.tty,
+            timeout: args.timeout,
+        })
+    }
+
+    fn connection(&self) -> Result<Connection, Early> {
+        let args = &self.args;
+        let mut named = Vec::new();
+        for path in &args.keys {
+            named.push(keys::read(&self.expand_home(path))?);
+        }
+        let in_home = |names: &[&str]| -> Vec<PathBuf> {
+            let directory = self.home.as_ref().map(|home| home.join(".ssh"));
+            directory
+                .iter()
+                .flat_map(|directory| names.iter().map(|name| directory.join(name)))
+                .collect()
+        };
+        Ok(Connection {
+            keys: named,
+            default_keys: in_home(&DEFAULT_KEYS),
+            host_keys: match args.host_keys {
+                HostKeys::Strict => Policy::Strict,
+                HostKeys::Ask => Policy::Ask,
+                HostKeys::AcceptNew => Policy::AcceptNew,
+                HostKeys::Off => Policy::Off,
+            },
+            known_hosts: match &args.known_hosts {
+                Some(path) => vec![self.expand_home(path)],
+                None => in_home(&["known_hosts", "known_hosts2"]),
+            },
+            global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
+                .map(PathBuf::from)
+                .to_vec(),
+            timeout: args.conn_timeout,
+            liveness: Liveness {
+                send_timeout: args.send_timeout,
+                recv_timeout: args.recv_timeout,
+                keep_alive: args.keep_alive,
+            },
+        })
+    }
+
+    /// `~/` at the beginning, for where no shell has seen it (`--key=~/k`).
+    fn expand_home(&self, path: &Path) -> PathBuf {
+        match (path.strip_prefix("~"), &self.home) {
+            (Ok(rest), Some(home)) => home.join(rest),
+            _ => path.to_owned(),
+        }
+    }
+}
+
+fn is_stdin(path: &Path) -> bool {
+    path == Path::new("-") || path == Path::new("/dev/stdin")
+}
+
+/// Opens what `-i` names, so that a mistake is found before anything is run.
+fn open_input(path: &Path) -> Result<File, Early> {
+    let failed = |error: &io::Error| {
+        Early::Usage(
+            Tree::new(format!("can't open input file '{}'", path.display()))
+                .because(Tree::from_error(error)),
+        )
+    };
+    let file = if is_stdin(path) {
+        io::stdin()
+            .as_fd()
+            .try_clone_to_owned()
+            .map(File::from)
+            .map_err(|error| failed(&error))?
+    } else {
+        File::open(path).map_err(|error| failed(&error))?
+    };
+    let metadata = file.metadata().map_err(|error| failed(&error))?;
+    if metadata.is_dir() {
+        return Err(failed(&io::Error::from(io::ErrorKind::IsADirectory)));
+    }
+    Ok(file)
+}
+
+fn check_user(user: &str) -> Result<String, Early> {
+    // As an address, so that the same is allowed as before an @.
+    match format!("{user}@host").parse::<Address>() {
+        Ok(Address {
+            user: Some(checked),
+            ..
+        }) if checked == user => Ok(checked),
+        _ => Err(usage(format!("'{user}' is not a user name"))),
+    }
+}
+
+fn local_user() -> Result<String, Early> {
+    let uid = nix::unistd::Uid::current();
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => Ok(user.name),
+        _ => Err(usage(format!(
+            "the local user with uid {uid} has no name, so say with -u whom to log in as"
+        ))),
+    }
+}
+
+fn nonces(with_password: bool) -> Result<Nonces, Early> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| usage(format!("the system gives no random numbers: {error}")))?;
+    Ok(Nonces::new(random, with_password))
+}

@@ -1,0 +1,309 @@
+//! The options as clap sees them, with their help.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Parser, ValueEnum};
+
+use crate::cli::time;
+use crate::config::Color;
+use crate::remote::command_line::DEFAULT_SHELL;
+
+/// Run a command on many hosts over SSH, with live output from all of them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "orgalorg",
+    version,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...",
+    after_help = AFTER_HELP,
+    after_long_help = AFTER_LONG_HELP,
+    next_line_help = false,
+    max_term_width = 100
+)]
+pub(super) struct Args {
+    /// Run a command on all hosts at once
+    ///
+    /// The words are joined by spaces and run by bash on each host, just as
+    /// `ssh host WORDS` does. Options stand before the first word; everything
+    /// after it belongs to the command.
+    #[arg(
+        short = 'C',
+        long,
+        help_heading = "Mode",
+        required_unless_present = "list"
+    )]
+    pub(super) command: bool,
+
+    /// Print the hosts, one per line, and connect to nothing
+    #[arg(long, help_heading = "Mode")]
+    pub(super) list: bool,
+
+    /// Work on this host: [user@]host[:port], ranges as in web[01-20], or a file
+    ///
+    /// Repeatable, and a list with commas. Ranges: web[01-20].example.com,
+    /// rack[1-2]-n[1-3,7]. IPv6: ::1, [::1]:2222. A value that begins with /,
+    /// ./, ../ or ~/ is a file with one such expression per line; empty lines
+    /// and # comments are skipped.
+    #[arg(
+        short = 'o',
+        long = "host",
+        value_name = "HOST",
+        help_heading = "Hosts",
+        required_unless_present = "read_stdin"
+    )]
+    pub(super) hosts: Vec<OsString>,
+
+    /// Read (more) hosts from stdin
+    #[arg(short = 's', long, help_heading = "Hosts")]
+    pub(super) read_stdin: bool,
+
+    /// Leave out this host; the same expressions as -o
+    #[arg(long, value_name = "HOST", help_heading = "Hosts")]
+    pub(super) exclude: Vec<OsString>,
+
+    /// Go on without hosts that cannot be reached or do not let us in
+    ///
+    /// By default nothing is run anywhere unless all hosts are there. A host
+    /// whose key is refused ends the run in any case.
+    #[arg(short = 'w', long, help_heading = "Hosts")]
+    pub(super) no_conn_fail: bool,
+
+    /// Connect and start on so many hosts at once
+    ///
+    /// All of them run at once all the same.
+    #[arg(
+        short = 'd',
+        long,
+        value_name = "N",
+        help_heading = "Hosts",
+        default_value = "64",
+        value_parser = threads
+    )]
+    pub(super) threads: usize,
+
+    /// Log in as this user where the host does not say
+    #[arg(short = 'u', long, value_name = "USER", help_heading = "Login")]
+    pub(super) user: Option<String>,
+
+    /// Use this private key, before all others; repeatable
+    #[arg(short = 'k', long = "key", value_name = "FILE", help_heading = "Login")]
+    pub(super) keys: Vec<PathBuf>,
+
+    /// Ask once for a password, and use it for all hosts
+    ///
+    /// It is tried once per host. With -k the keys come first, for servers that
+    /// want both.
+    #[arg(short = 'p', long, help_heading = "Login")]
+    pub(super) password: bool,
+
+    /// What to do with unknown host keys
+    #[arg(
+        long,
+        value_name = "POLICY",
+        help_heading = "Login",
+        default_value = "ask"
+    )]
+    pub(super) host_keys: HostKeys,
+
+    /// Read host keys from this file, and record new ones there
+    #[arg(long, value_name = "FILE", help_heading = "Login")]
+    pub(super) known_hosts: Option<PathBuf>,
+
+    /// Run the command with sudo
+    ///
+    /// As `sudo -n -E -H`; changes nothing for a root login.
+    #[arg(short = 'x', long, help_heading = "Command")]
+    pub(super) sudo: bool,
+
+    /// Ask once for sudo's password; implies -x
+    #[arg(short = 'K', long, help_heading = "Command")]
+    pub(super) ask_sudo_password: bool,
+
+    /// Run the command in this directory
+    #[arg(short = 'r', long, value_name = "DIR", help_heading = "Command")]
+    pub(super) root: Option<OsString>,
+
+    /// Send this file to the stdin of every command; `-` is stdin
+    ///
+    /// A file, a pipe or a terminal. `-i - -C bash` is a parallel shell.
+    #[arg(short = 'i', long, value_name = "FILE", help_heading = "Command")]
+    pub(super) stdin: Option<PathBuf>,
+
+    /// Run the command through this shell; empty for none
+    ///
+    /// {} stands for the command, which arrives there as one word.
+    #[arg(
+        long,
+        value_name = "TEMPLATE",
+        help_heading = "Command",
+        default_value = DEFAULT_SHELL
+    )]
+    pub(super) shell: String,
+
+    /// Give the command a terminal
+    ///
+    /// Of the size of the local one. With a single host, bytes pass as they
+    /// come, without a prefix.
+    #[arg(long, help_heading = "Command")]
+    pub(super) tty: bool,
+
+    /// Let the command run no longer than this on each host
+    #[arg(long, value_name = "TIME", help_heading = "Command", value_parser = time::parse)]
+    pub(super) timeout: Option<Duration>,
+
+    /// End the run at the first host that fails
+    #[arg(long, help_heading = "Command")]
+    pub(super) fail_fast: bool,
+
+    /// Output without prefixes, and no warnings
+    ///
+    /// Exactly the bytes that the hosts send.
+    #[arg(short = 'q', long, help_heading = "Output", conflicts_with = "verbose")]
+    pub(super) quiet: bool,
+
+    /// Say what is being done; twice: say more
+    #[arg(short = 'v', long, action = ArgAction::Count, help_heading = "Output")]
+    pub(super) verbose: u8,
+
+    /// Write what hosts send to the terminal as it is
+    ///
+    /// By default, control characters other than colours are shown escaped on a
+    /// terminal.
+    #[arg(long, help_heading = "Output")]
+    pub(super) raw: bool,
+
+    /// When to use colours
+    #[arg(
+        long,
+        value_name = "WHEN",
+        help_heading = "Output",
+        default_value = "auto"
+    )]
+    pub(super) color: When,
+
+    /// Time for connecting, handshake and login together
+    #[arg(
+        short = 'c',
+        long,
+        value_name = "TIME",
+        help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
+        default_value = "10000",
+        value_parser = time::parse
+    )]
+    pub(super) conn_timeout: Duration,
+
+    /// A host whose connection takes no data for this long has failed
+    #[arg(
+        short = 'j',
+        long,
+        value_name = "TIME",
+        help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
+        default_value = "60000",
+        value_parser = time::parse
+    )]
+    pub(super) send_timeout: Duration,
+
+    /// A host that shows no life for this long has failed
+    ///
+    /// Keep-alives count as life: a silent command is not a dead host.
+    #[arg(
+        short = 'z',
+        long,
+        value_name = "TIME",
+        help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
+        default_value = "60000",
+        value_parser = time::parse
+    )]
+    pub(super) recv_timeout: Duration,
+
+    /// Interval of SSH keep-alives
+    ///
+    /// They are sent while a host is silent; two seconds is the shortest that
+    /// is kept.
+    #[arg(
+        short = 'a',
+        long,
+        value_name = "TIME",
+        help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
+        default_value = "10000",
+        value_parser = time::parse
+    )]
+    pub(super) keep_alive: Duration,
+
+    /// Print help; --help says more
+    #[arg(short = 'h', long, action = ArgAction::Help, help_heading = "Information")]
+    help: Option<bool>,
+
+    /// Print the version
+    #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Information")]
+    version: Option<bool>,
+
+    /// The command, with its own options
+    #[arg(value_name = "COMMAND", trailing_var_arg = true, hide = true)]
+    pub(super) words: Vec<OsString>,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  orgalorg -o web[1-3] -C uptime
+  orgalorg -o ./hosts -u ops -x -C 'systemctl restart nginx && systemctl is-active nginx'
+  orgalorg -o db7 -i script.sh -C bash";
+
+const AFTER_LONG_HELP: &str = "\
+Examples:
+  orgalorg -o web[1-3] -C uptime
+  orgalorg -o ./hosts -u ops -x -C 'systemctl restart nginx && systemctl is-active nginx'
+  orgalorg -o db7 -i script.sh -C bash
+
+Exit status:
+  0    all hosts are ok (those that -w left out aside)
+  1    the command failed on some host
+  2    usage, local input (files, keys, passphrases) or output that cannot be written
+  3    hosts unreachable or not authenticated, host keys refused, a connection lost
+  130, 143, 129
+       ended by SIGINT, SIGTERM, SIGHUP
+  Where several apply, 3 counts before 1.";
+
+/// `--host-keys`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum HostKeys {
+    /// Refuse them
+    Strict,
+    /// Ask once, for all hosts
+    Ask,
+    /// Record them
+    AcceptNew,
+    /// Check nothing (dangerous)
+    Off,
+}
+
+/// `--color`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum When {
+    /// On a terminal; NO_COLOR and TERM=dumb are honoured
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+impl From<When> for Color {
+    fn from(when: When) -> Self {
+        match when {
+            When::Auto => Self::Auto,
+            When::Always => Self::Always,
+            When::Never => Self::Never,
+        }
+    }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number @ 1..=10_000) => Ok(number),
+        _ => Err("write a number from 1 to 10000".into()),
+    }
+}

@@ -1,0 +1,147 @@
+//! The hosts of a run as a whole: one thread each, and the ways to and from
+//! them.
+//!
+//! [`node`] is what such a thread does, [`ports`] connects its command with the
+//! printer and with [`input`]; [`fan_out`] says who may start when. `run` gives
+//! the orders and judges the events.
+
+pub mod fan_out;
+pub mod input;
+pub mod node;
+pub mod ports;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use crate::error::Tree;
+use crate::event::{NodeEvent, NodeId, Outcome, Status};
+use crate::hosts::Target;
+use crate::output::Display;
+use crate::wake::{self, Waker};
+
+use node::{Node, Order, Settings};
+
+/// Enough for libssh2 with its 35 KB packets on the heap, and small enough for
+/// thousands of threads. (It is address space; memory is what gets touched.)
+const STACK: usize = 256 * 1024;
+
+/// Both ends of a channel.
+type Channel<T> = (Sender<T>, Receiver<T>);
+
+/// All nodes of a run.
+pub struct Cluster {
+    targets: Arc<[Target]>,
+    settings: Arc<Settings>,
+    display: Display,
+    handles: Vec<Option<Handle>>,
+    // Unbounded: a node says a handful of things in its life.
+    events: Channel<(NodeId, NodeEvent)>,
+    cancelled: Arc<AtomicBool>,
+}
+
+/// The way to a running node thread.
+struct Handle {
+    // Unbounded: a node gets a handful of orders in its life.
+    orders: Sender<Order>,
+    waker: Waker,
+}
+
+impl Cluster {
+    /// No node has been started yet.
+    #[must_use]
+    pub fn new(targets: Arc<[Target]>, settings: Settings, display: Display) -> Self {
+        Self {
+            handles: targets.iter().map(|_| None).collect(),
+            targets,
+            settings: Arc::new(settings),
+            display,
+            events: unbounded(),
+            cancelled: Arc::default(),
+        }
+    }
+
+    /// What the nodes say.
+    #[must_use]
+    pub fn events(&self) -> &Receiver<(NodeId, NodeEvent)> {
+        &self.events.1
+    }
+
+    /// Starts a node's thread, which connects at once. Whatever becomes of it,
+    /// it ends with [`NodeEvent::Ended`].
+    pub fn start(&mut self, id: NodeId) {
+        let started = wake::pair().and_then(|(waker, wakeup)| {
+            let (orders, receiver) = unbounded();
+            let mut node = Node {
+                id,
+                target: self.targets[id.0].clone(),
+                settings: Arc::clone(&self.settings),
+                display: self.display.clone(),
+                orders: receiver,
+                events: self.events.0.clone(),
+                waker: waker.clone(),
+                wakeup,
+                cancelled: Arc::clone(&self.cancelled),
+            };
+            let events = self.events.0.clone();
+            thread::Builder::new()
+                .name(format!("node {}", id.0))
+                .stack_size(STACK)
+                .spawn(move || {
+                    // A server must not be able to end the run with an answer
+                    // that some library did not think of.
+                    let outcome = catch_unwind(AssertUnwindSafe(|| node.live()))
+                        .unwrap_or_else(|panic| Outcome::failed(Status::Connection, bug(&*panic)));
+                    // Main may be gone already.
+                    let _ = events.send((id, NodeEvent::Ended(outcome)));
+                })?;
+            Ok(Handle { orders, waker })
+        });
+        match started {
+            Ok(handle) => self.handles[id.0] = Some(handle),
+            Err(error) => {
+                let reason = Tree::new("can't start another thread on this machine")
+                    .because(Tree::from_error(&error));
+                let outcome = Outcome::failed(Status::Unreachable, reason);
+                // We hold the receiver ourselves.
+                let _ = self.events.0.send((id, NodeEvent::Ended(outcome)));
+            }
+        }
+    }
+
+    /// Tells a node what to do next.
+    pub fn order(&self, id: NodeId, order: Order) {
+        if let Some(handle) = &self.handles[id.0] {
+            // A node that has ended meanwhile has said so.
+            let _ = handle.orders.send(order);
+            handle.waker.wake();
+        }
+    }
+
+    /// The wakers of all nodes that have been started.
+    #[must_use]
+    pub fn wakers(&self) -> Vec<Waker> {
+        let handles = self.handles.iter().flatten();
+        handles.map(|handle| handle.waker.clone()).collect()
+    }
+
+    /// Ends all nodes, whatever they are doing.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Release);
+        for handle in self.handles.iter().flatten() {
+            handle.waker.wake();
+        }
+    }
+}
+
+fn bug(panic: &(dyn std::any::Any + Send)) -> Tree {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
+    Tree::new("a bug in orgalorg, or an answer that nobody thought of").because(text)
+}

@@ -1,0 +1,120 @@
+//! What the user meant: checked and typed, with nothing left of how it was
+//! written on the command line (that is `cli`).
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::hosts::Target;
+use crate::remote::sudo::Nonces;
+use crate::ssh::host_keys::Policy;
+use crate::ssh::keys::KeyFile;
+use crate::ssh::session::Liveness;
+
+/// A whole run.
+#[derive(Debug)]
+pub struct Config {
+    /// The hosts, in order; at least one.
+    pub targets: Vec<Target>,
+    /// What is done on them.
+    pub mode: Mode,
+    /// How they are reached.
+    pub connection: Connection,
+    /// What is asked before the first connection.
+    pub secrets: Secrets,
+    /// How many hosts are connected and started at once.
+    pub threads: usize,
+    /// Go on without hosts that cannot be reached (`-w`).
+    pub skip_unreachable: bool,
+    /// The first failure ends the run.
+    pub fail_fast: bool,
+    /// How it all looks.
+    pub look: Look,
+}
+
+/// The mode.
+#[derive(Debug)]
+pub enum Mode {
+    /// Print the targets.
+    List,
+    /// Run a command (`-C`).
+    Command(Command),
+}
+
+/// What `-C` runs.
+#[derive(Debug)]
+pub struct Command {
+    /// The string for the login shell.
+    pub line: String,
+    /// The default shell is used, so a missing bash needs a hint.
+    pub needs_bash: bool,
+    /// `line` runs it under sudo (`-x`).
+    pub sudo: Option<Sudo>,
+    /// Sent to every command's stdin (`-i`).
+    pub input: Option<File>,
+    /// With a pseudo-terminal.
+    pub terminal: bool,
+    /// How long it may take on each host.
+    pub timeout: Option<Duration>,
+}
+
+/// How a command gets past sudo.
+#[derive(Debug)]
+pub struct Sudo {
+    /// The command line without sudo, for root, who needs none.
+    pub as_root: String,
+    /// The words that tell sudo's output from the command's.
+    pub nonces: Nonces,
+}
+
+/// How hosts are reached.
+#[derive(Debug)]
+pub struct Connection {
+    /// Keys named with `-k`, read already.
+    pub keys: Vec<KeyFile>,
+    /// Keys that are tried where they exist.
+    pub default_keys: Vec<PathBuf>,
+    /// What to do with unknown host keys.
+    pub host_keys: Policy,
+    /// known_hosts files of the user; new keys go to the first.
+    pub known_hosts: Vec<PathBuf>,
+    /// known_hosts files of the system.
+    pub global_known_hosts: Vec<PathBuf>,
+    /// TCP connect, handshake and authentication together.
+    pub timeout: Duration,
+    /// When a silent host counts as lost.
+    pub liveness: Liveness,
+}
+
+/// Which secrets to ask for.
+#[derive(Debug, Clone, Copy)]
+pub struct Secrets {
+    /// A password for all hosts (`-p`).
+    pub password: bool,
+    /// A password for sudo (`-K`).
+    pub sudo_password: bool,
+}
+
+/// How output and log look.
+#[derive(Debug, Clone, Copy)]
+pub struct Look {
+    /// `-q`.
+    pub quiet: bool,
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// `--raw`.
+    pub raw: bool,
+    /// `--color`.
+    pub color: Color,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Color {
+    /// On a terminal, unless `NO_COLOR` or `TERM=dumb` say otherwise.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}

@@ -1,0 +1,158 @@
+//! The words that all parts of the program share: who a node is, what it says,
+//! and how it can end.
+//!
+//! Nothing here does anything; `cluster` and `ssh` make these values, `output`
+//! shows them and `run` judges them.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::error::Tree;
+
+/// A node of this run: its place in the target order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub usize);
+
+/// Which of a remote command's two outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Stream {
+    /// File descriptor 1.
+    Stdout,
+    /// File descriptor 2.
+    Stderr,
+}
+
+impl fmt::Display for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        })
+    }
+}
+
+/// How important a log line is, most important last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// `-vv`: every step.
+    Trace,
+    /// `-v`: what one needs to find out why something does not work.
+    Debug,
+    /// What happens.
+    Info,
+    /// Something is not as it should be, and the run goes on.
+    Warn,
+    /// Something failed.
+    Error,
+    /// The run failed because of this.
+    Fatal,
+}
+
+impl Level {
+    /// The name in log lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Trace => "TRACE",
+            Self::Debug => "DEBUG",
+            Self::Info => "INFO",
+            Self::Warn => "WARN",
+            Self::Error => "ERROR",
+            Self::Fatal => "FATAL",
+        }
+    }
+}
+
+/// How a host ended, without the details.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Status {
+    /// The command ended with status 0.
+    Ok,
+    /// The command ended with this status, which is not 0.
+    Exit(i32),
+    /// The command was ended by this signal (`TERM`, `KILL`, … as in RFC 4254
+    /// section 6.10).
+    Signal(String),
+    /// The command ran longer than `--timeout`.
+    Timeout,
+    /// The connection was lost after it had been made.
+    Connection,
+    /// No connection could be made.
+    Unreachable,
+    /// The host, or sudo on it, did not let us in.
+    Auth,
+    /// The host's key was refused.
+    HostKey,
+    /// The run stopped before this host had finished, or before it started.
+    Cancelled,
+}
+
+/// How a host ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The kind of end.
+    pub status: Status,
+    /// What exactly happened, where the status does not say it all.
+    pub reason: Option<Tree>,
+    /// How long the command ran (zero where it never started).
+    pub duration: Duration,
+}
+
+impl Outcome {
+    /// An end before any command ran.
+    #[must_use]
+    pub fn failed(status: Status, reason: Tree) -> Self {
+        Self {
+            status,
+            reason: Some(reason),
+            duration: Duration::ZERO,
+        }
+    }
+
+    /// The end of a host that the run did not wait for.
+    #[must_use]
+    pub fn cancelled() -> Self {
+        Self {
+            status: Status::Cancelled,
+            reason: None,
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+/// A key that a server showed and that nobody knows yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostKey {
+    /// The key in SSH wire format (RFC 4253 section 6.6).
+    pub blob: Vec<u8>,
+    /// Its algorithm, as in `ssh-ed25519`.
+    pub algorithm: String,
+    /// `SHA256:…`, as `ssh-keygen -l` prints it.
+    pub fingerprint: String,
+}
+
+/// What a node thread tells the main thread.
+#[derive(Debug)]
+pub enum NodeEvent {
+    /// Logged in and ready for a command.
+    Connected,
+    /// The server's key is unknown; the node waits for an answer.
+    UnknownHostKey(HostKey),
+    /// The remote command has been started.
+    Started,
+    /// What the commands are to read cannot be read (a local problem, not the
+    /// node's).
+    InputFailed(std::io::Error),
+    /// Nothing more will come from this node.
+    Ended(Outcome),
+}
+
+/// Where a part of the program says what it does. `output` shows it.
+pub trait Log {
+    /// Whether anybody would see a line of this level: for lines that cost
+    /// something to make.
+    fn enabled(&self, level: Level) -> bool;
+
+    /// Says it.
+    fn log(&self, level: Level, text: Tree);
+}

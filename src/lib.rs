@@ -1,0 +1,33 @@
+//! orgalorg: work on a whole fleet of hosts over plain SSH.
+//!
+//! This library belongs to the `orgalorg` command and promises no API to anybody
+//! else.
+//!
+//! # The map
+//! From top to bottom; modules use those below them only, which a test holds
+//! them to.
+//!
+//! - [`cli`]: what was typed → [`config`]: what was meant.
+//! - [`run`]: the phases of a run, its verdicts, and how it ends.
+//! - [`cluster`]: one thread per host, and what happens in it.
+//! - [`ssh`]: libssh2, keys, logins. [`output`]: the printer and what it prints.
+//! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
+//!   hosts' shells, and from them. Both pure.
+//! - [`event`], [`error`], [`wake`]: what all of them share.
+//!
+//! `docs/ARCHITECTURE.md` says why it is like this.
+
+// Only the printer writes to the terminal.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod error;
+pub mod event;
+pub mod hosts;
+pub mod output;
+pub mod remote;
+pub mod run;
+pub mod ssh;
+pub mod wake;

@@ -1,0 +1,20 @@
+//! The `orgalorg` command: parse, run, exit. Everything else is in the library.
+
+use std::process::ExitCode;
+
+use orgalorg::error::ExitStatus;
+use orgalorg::{cli, run};
+
+fn main() -> ExitCode {
+    let status = match cli::parse(std::env::args_os()) {
+        Ok(config) => run::run(config).unwrap_or_else(|error| cli::complain(&error)),
+        Err(early) => early.print(),
+    };
+    match status {
+        // Whoever started us shall see what ended us, as from any other program.
+        ExitStatus::Signal(signal) => cli::die_by(signal),
+        ExitStatus::BrokenPipe => cli::die_by(signal_hook::consts::SIGPIPE),
+        _ => {}
+    }
+    ExitCode::from(status.code())
+}

@@ -1,0 +1,392 @@
+//! The remote command line: from the words that the user typed to the one
+//! string that `sshd` hands to the login shell.
+//!
+//! `orgalorg -C ARGV` does what `ssh host ARGV` does: the words are joined by
+//! single spaces and the result is a shell program. Everything that is wrapped
+//! around it (the shell template, `cd`, sudo) must bring that program through
+//! unchanged, so all quoting is one function, [`quote`].
+
+use std::fmt::Write as _;
+
+use crate::remote::sudo::Nonces;
+
+/// The template that is used when the user gives none.
+pub const DEFAULT_SHELL: &str = "bash -c '{}'";
+
+/// The longest command that fits: libssh2 refuses packets of 34,744 bytes and
+/// more, and an `exec` request (RFC 4254 section 6.5) puts 18 bytes before it.
+pub const MAX_LENGTH: usize = 34_743 - 18;
+
+/// What cannot be said to a remote shell.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CommandLineError {
+    /// A template without a place for the command.
+    #[error(
+        "the shell template '{0}' has no {{}} where the command goes, as in the default \"bash -c '{{}}'\""
+    )]
+    NoPlaceholder(String),
+    /// Too long for an SSH packet.
+    #[error(
+        "the command is too long: {length} bytes with its quoting, at most {MAX_LENGTH} fit; \
+         put it into a file and run it with '-i <file> -C bash'"
+    )]
+    TooLong {
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// Without a shell wrapper there is nothing to carry such bytes.
+    #[error(
+        "the command is not valid UTF-8, which needs a shell wrapper; leave out --shell '' or use another one"
+    )]
+    NotUtf8,
+    /// `--shell ''` with something that needs a shell.
+    #[error(
+        "--shell '' sends the command as it is, so {0} cannot be added to it; use --shell 'sh -c {{}}'"
+    )]
+    NeedsShell(&'static str),
+}
+
+/// Quotes any bytes (without NUL) as one word of a POSIX shell.
+///
+/// Single quotes, and `'\''` for a single quote (POSIX XCU 2.2.2). The result is
+/// a string, because that is what can be sent: bytes that are no UTF-8 are
+/// written as `"$(printf '\377')"`, which every POSIX shell turns back into the
+/// same bytes.
+#[must_use]
+pub fn quote(word: &[u8]) -> String {
+    let mut quoted = String::with_capacity(word.len() + 2);
+    quoted.push('\'');
+    for chunk in word.utf8_chunks() {
+        quoted.push_str(&chunk.valid().replace('\'', r"'\''"));
+        if !chunk.invalid().is_empty() {
+            quoted.push_str(r#"'"$(printf '"#);
+            for byte in chunk.invalid() {
+                // Writing to a String cannot fail.
+                let _ = write!(quoted, r"\{byte:03o}");
+            }
+            quoted.push_str(r#"')"'"#);
+        }
+    }
+    quoted.push('\'');
+    quoted
+}
+
+/// A `--shell` template: what turns a program into a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shell {
+    template: String,
+}
+
+impl Shell {
+    /// Checks a template. Empty means no wrapper.
+    ///
+    /// # Errors
+    /// A template without `{}`.
+    pub fn new(template: &str) -> Result<Self, CommandLineError> {
+        if !template.is_empty() && !template.contains("{}") {
+            return Err(CommandLineError::NoPlaceholder(template.to_owned()));
+        }
+        Ok(Self {
+            template: template.to_owned(),
+        })
+    }
+
+    /// Whether commands are sent as they are.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        self.template.is_empty()
+    }
+
+    /// Whether this is the shell that one gets without asking.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.template == DEFAULT_SHELL
+    }
+
+    /// The command that runs `program`.
+    fn wrap(&self, program: &[u8]) -> String {
+        let word = quote(program);
+        // The template may quote the place itself. Both forms in one pass: the
+        // program may contain `{}` too, and must not be searched.
+        let mut command = String::with_capacity(self.template.len() + word.len());
+        let mut rest = self.template.as_str();
+        while let Some(at) = rest.find("{}") {
+            let (before, after) = (&rest[..at], &rest[at + 2..]);
+            match (before.strip_suffix('\''), after.strip_prefix('\'')) {
+                (Some(before), Some(after)) => {
+                    command.push_str(before);
+                    command.push_str(&word);
+                    rest = after;
+                }
+                _ => {
+                    command.push_str(before);
+                    command.push_str(&word);
+                    rest = after;
+                }
+            }
+        }
+        command.push_str(rest);
+        command
+    }
+
+    /// Whether the template is a plain call of a shell, so that `exec` may stand
+    /// before it. That saves a process, and lets a signal that ends the command
+    /// be seen as one. (Not so `FOO=1 sh -c {}` or `{} | tee log`.)
+    fn is_plain_call(&self) -> bool {
+        let mut words = self.template.split(' ');
+        let name = words.next().unwrap_or_default();
+        let name = name.rsplit('/').next().unwrap_or_default();
+        matches!(
+            name,
+            "sh" | "bash" | "dash" | "ash" | "zsh" | "ksh" | "mksh" | "busybox"
+        ) && words.all(|word| {
+            matches!(word, "{}" | "'{}'")
+                || word
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-+_".contains(&byte))
+        })
+    }
+}
+
+/// What a remote command is made of.
+#[derive(Debug, Clone)]
+pub struct CommandLine<'a> {
+    /// The program: words joined by spaces.
+    pub program: &'a [u8],
+    /// The shell that runs it.
+    pub shell: &'a Shell,
+    /// The directory that it runs in (`-r`).
+    pub directory: Option<&'a [u8]>,
+    /// Run it under sudo, announced by these nonces.
+    pub sudo: Option<&'a Nonces>,
+}
+
+impl CommandLine<'_> {
+    /// The string for the `exec` request.
+    ///
+    /// # Errors
+    /// It cannot be sent; the error says what to do.
+    pub fn build(&self) -> Result<String, CommandLineError> {
+        let line = if self.shell.is_none() {
+            self.bare()?
+        } else {
+            self.wrapped()
+        };
+        if line.len() > MAX_LENGTH {
+            return Err(CommandLineError::TooLong { length: line.len() });
+        }
+        Ok(line)
+    }
+
+    fn bare(&self) -> Result<String, CommandLineError> {
+        if self.sudo.is_some() {
+            return Err(CommandLineError::NeedsShell("-x"));
+        }
+        if self.directory.is_some() {
+            return Err(CommandLineError::NeedsShell("-r"));
+        }
+        String::from_utf8(self.program.to_vec()).map_err(|_| CommandLineError::NotUtf8)
+    }
+
+    fn wrapped(&self) -> String {
+        let command = self.shell.wrap(self.program);
+        if self.directory.is_none() && self.sudo.is_none() {
+            return command;
+        }
+        let mut script = String::new();
+        if let Some(nonces) = self.sudo {
+            script.push_str(&nonces.announcement());
+            script.push_str("; ");
+        }
+        if let Some(directory) = self.directory {
+            script.push_str(&change_directory(directory));
+            script.push_str("; ");
+        }
+        if self.shell.is_plain_call() {
+            script.push_str("exec ");
+        }
+        script.push_str(&command);
+        match self.sudo {
+            Some(nonces) => format!("{} sh -c {}", nonces.command(), quote(script.as_bytes())),
+            None => script,
+        }
+    }
+}
+
+/// `cd`, or the end of the script. CDPATH must not lead elsewhere (and make `cd`
+/// print where), and `-` is a directory's name here, not the one before.
+fn change_directory(directory: &[u8]) -> String {
+    let here: &[u8] = if directory.starts_with(b"-") {
+        b"./"
+    } else {
+        b""
+    };
+    let path = [here, directory].concat();
+    format!("CDPATH= cd {} || exit", quote(&path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    use std::process::Command;
+
+    fn line(program: &str) -> CommandLine<'_> {
+        static SHELL: std::sync::LazyLock<Shell> =
+            std::sync::LazyLock::new(|| Shell::new(DEFAULT_SHELL).expect("template"));
+        CommandLine {
+            program: program.as_bytes(),
+            shell: &SHELL,
+            directory: None,
+            sudo: None,
+        }
+    }
+
+    fn run(shell: &str, script: &str) -> Vec<u8> {
+        let output = Command::new(shell)
+            .args(["-c", script])
+            .output()
+            .expect("a shell");
+        output.stdout
+    }
+
+    #[test]
+    fn a_command_is_one_quoted_word_for_bash() {
+        assert_eq!(line("uptime").build().as_deref(), Ok("bash -c 'uptime'"));
+        assert_eq!(
+            line("echo 'a b' $HOME").build().as_deref(),
+            Ok(r"bash -c 'echo '\''a b'\'' $HOME'")
+        );
+    }
+
+    #[test]
+    fn a_template_may_quote_the_place_or_not() {
+        for template in ["sh -c {}", "sh -c '{}'"] {
+            let shell = Shell::new(template).expect("template");
+            let command = CommandLine {
+                shell: &shell,
+                ..line("echo {} '{}'")
+            };
+            assert_eq!(
+                command.build().as_deref(),
+                Ok(r"sh -c 'echo {} '\''{}'\'''")
+            );
+        }
+    }
+
+    #[test]
+    fn a_template_without_a_place_is_refused() {
+        assert_eq!(
+            Shell::new("bash -c"),
+            Err(CommandLineError::NoPlaceholder("bash -c".into()))
+        );
+    }
+
+    #[test]
+    fn without_a_shell_the_command_goes_as_it_is() {
+        let shell = Shell::new("").expect("template");
+        let command = CommandLine {
+            shell: &shell,
+            ..line("show version")
+        };
+        assert_eq!(command.build().as_deref(), Ok("show version"));
+        let in_a_directory = CommandLine {
+            directory: Some(b"/"),
+            ..command.clone()
+        };
+        assert_eq!(
+            in_a_directory.build(),
+            Err(CommandLineError::NeedsShell("-r"))
+        );
+    }
+
+    #[test]
+    fn a_directory_comes_first_and_stops_the_command_if_it_fails() {
+        let command = CommandLine {
+            directory: Some(b"/srv/a b"),
+            ..line("ls")
+        };
+        assert_eq!(
+            command.build().as_deref(),
+            Ok("CDPATH= cd '/srv/a b' || exit; exec bash -c 'ls'")
+        );
+        let script = CommandLine {
+            directory: Some(b"/nowhere"),
+            ..line("echo no")
+        }
+        .build()
+        .expect("line");
+        assert_eq!(run("sh", &script), b"");
+    }
+
+    #[test]
+    fn a_directory_named_dash_is_a_directory() {
+        assert_eq!(change_directory(b"-"), "CDPATH= cd './-' || exit");
+    }
+
+    #[test]
+    fn a_template_with_more_than_a_shell_is_not_replaced_by_exec() {
+        for template in [
+            "FOO=1 sh -c {}",
+            "sh -c {} | tee log",
+            "time sh -c {}",
+            "nice sh -c {}",
+        ] {
+            assert!(
+                !Shell::new(template).expect("template").is_plain_call(),
+                "{template}"
+            );
+        }
+        for template in ["sh -c {}", "/bin/bash -euc '{}'", "busybox sh -c {}"] {
+            assert!(
+                Shell::new(template).expect("template").is_plain_call(),
+                "{template}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_into_a_packet_is_refused_beforehand() {
+        let long = "x".repeat(MAX_LENGTH);
+        let error = line(&long).build().expect_err("too long");
+        assert!(error.to_string().contains("-i <file> -C bash"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_come_back_from_a_shell(bytes in prop::collection::vec(1u8.., 0..200)) {
+            let script = format!("printf %s {}", quote(&bytes));
+            for shell in ["dash", "bash"] {
+                prop_assert_eq!(&run(shell, &script), &bytes);
+            }
+        }
+
+        #[test]
+        fn any_program_reaches_the_inner_shell(bytes in prop::collection::vec(1u8.., 0..80)) {
+            // An inner "shell" that prints the program that it is given.
+            let shell = Shell::new("printf %s {}").expect("template");
+            let sudo = None;
+            let command = CommandLine { program: &bytes, shell: &shell, directory: None, sudo };
+            prop_assert_eq!(&run("dash", &command.build().expect("line")), &bytes);
+        }
+
+        #[test]
+        fn any_directory_is_entered(name in "[^/\0]{1,30}") {
+            prop_assume!(name != "." && name != "..");
+            let parent = tempfile::tempdir().expect("tempdir");
+            let name = OsStr::from_bytes(name.as_bytes());
+            if std::fs::create_dir(parent.path().join(name)).is_ok() {
+                let script = format!("{}; pwd; echo x", change_directory(name.as_bytes()));
+                let output = Command::new("dash")
+                    .current_dir(parent.path())
+                    .args(["-c", &script])
+                    .output()
+                    .expect("dash");
+                let expected = [parent.path().join(name).as_os_str().as_bytes(), b"\nx\n"].concat();
+                prop_assert_eq!(output.stdout, expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Text for the hosts, and text from them: pure functions and state machines.
+//!
+//! [`command_line`] writes what a host's shell is to run; [`sudo`] reads what
+//! sudo says before the command starts. `cluster` moves the bytes.
+
+pub mod command_line;
+pub mod sudo;

@@ -1,0 +1,111 @@
+//! The mode `-C`: one command on all hosts at once.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use crate::cluster::fan_out::FanOut;
+use crate::cluster::input::{self, Input};
+use crate::cluster::node::{Job, Order, SudoJob};
+use crate::config::Command;
+use crate::event::Status;
+use crate::run::ending::Stop;
+use crate::run::{Run, State};
+use crate::ssh::process::TerminalSize;
+
+impl Run {
+    /// Starts the command on all connected hosts and waits for all of them.
+    pub(super) fn command(
+        &mut self,
+        command: Command,
+        threads: usize,
+        fail_fast: bool,
+    ) -> Result<(), Stop> {
+        let job = self.job(command)?;
+        let mut fan_out = FanOut::new(threads, self.nodes(State::is_live));
+        loop {
+            while let Some(node) = fan_out.admit() {
+                self.cluster.order(node, Order::Run(Arc::clone(&job)));
+            }
+            if !self.states.iter().any(State::is_live) {
+                return Ok(());
+            }
+            if let Some(node) = self.next_event(None)? {
+                // Started, or ended without.
+                fan_out.release(node);
+                if fail_fast && self.has_failed(node) {
+                    return Err(Stop::FailFast);
+                }
+            }
+        }
+    }
+
+    fn has_failed(&self, node: crate::event::NodeId) -> bool {
+        matches!(&self.states[node.0], State::Ended(outcome) if outcome.status != Status::Ok)
+    }
+
+    fn job(&self, command: Command) -> Result<Arc<Job>, Stop> {
+        let input = command
+            .input
+            .map(|file| self.input(file))
+            .transpose()
+            .map_err(|error| Stop::input(&error))?;
+        let password = self.sudo_password.clone();
+        Ok(Arc::new(Job {
+            command: command.line,
+            needs_bash: command.needs_bash,
+            sudo: command.sudo.map(|sudo| SudoJob {
+                as_root: sudo.as_root,
+                nonces: sudo.nonces,
+                password,
+            }),
+            terminal: command.terminal.then(local_terminal),
+            input,
+            timeout: command.timeout,
+        }))
+    }
+
+    /// The input of all hosts: a file that each reads by itself, or a pipe that
+    /// somebody has to read for them.
+    fn input(&self, file: File) -> io::Result<Arc<Input>> {
+        if file.metadata()?.is_file() {
+            return Ok(Arc::new(Input::from_file(file)?));
+        }
+        let input = Arc::new(Input::spooled(self.targets.len())?);
+        for node in self.nodes(|state| !state.is_live()) {
+            input.leave(node);
+        }
+        let problems = self.input_problems.0.clone();
+        input::start_feeder(file, Arc::clone(&input), self.cluster.wakers(), problems)?;
+        Ok(input)
+    }
+}
+
+/// Type and size of our own terminal, or what everybody can be.
+fn local_terminal() -> (String, TerminalSize) {
+    let kind = std::env::var("TERM").unwrap_or_default();
+    let kind = if kind.is_empty() {
+        "vt100".to_owned()
+    } else {
+        kind
+    };
+    let size = [
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+        rustix::stdio::stdin(),
+    ]
+    .into_iter()
+    .find_map(|fd| rustix::termios::tcgetwinsize(fd).ok())
+    .filter(|size| size.ws_col > 0 && size.ws_row > 0);
+    let size = size.map_or(
+        TerminalSize {
+            columns: 80,
+            rows: 24,
+        },
+        |size| TerminalSize {
+            columns: size.ws_col,
+            rows: size.ws_row,
+        },
+    );
+    (kind, size)
+}

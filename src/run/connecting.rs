@@ -1,0 +1,211 @@
+//! Step 2 of a run: connect to all hosts, decide about unknown host keys, and
+//! judge whether the run may begin.
+
+use std::time::{Duration, Instant};
+
+use crate::cluster::fan_out::FanOut;
+use crate::cluster::node::Order;
+use crate::config::Config;
+use crate::error::{ExitStatus, Tree};
+use crate::event::{HostKey, Level, Log, NodeId, Outcome, Status};
+use crate::hosts::Target;
+use crate::hosts::known_hosts::{self, NewKey, Verdict};
+use crate::output::summary;
+use crate::run::ending::{Stop, flush};
+use crate::run::terminal::{self, NoAnswer};
+use crate::run::{Run, State};
+use crate::ssh::host_keys::{self, Judgement, Policy};
+
+/// A host that takes longer than this to connect is remarked on.
+const SLOW: Duration = Duration::from_secs(2);
+
+impl Run {
+    /// Connects to all hosts. All are tried before any is judged.
+    pub(super) fn connect(&mut self, config: &Config) -> Result<(), Stop> {
+        let mut fan_out = FanOut::new(config.threads, self.nodes(|_| true));
+        loop {
+            while let Some(node) = fan_out.admit() {
+                self.start(node);
+            }
+            let policy = config.connection.host_keys;
+            // One question for all of them, when no more are to come.
+            let may_decide = policy == Policy::AcceptNew || fan_out.is_idle();
+            if may_decide && !self.unknown_keys.is_empty() {
+                for node in self.decide(config)? {
+                    fan_out.queue(node);
+                }
+            } else if fan_out.is_idle() {
+                return self.judge(config.skip_unreachable);
+            } else if let Some(node) = self.next_event(self.next_remark())? {
+                if !matches!(self.states[node.0], State::Connecting(..)) {
+                    fan_out.release(node);
+                }
+            } else {
+                self.remark_on_slow_ones();
+            }
+        }
+    }
+
+    /// Lets a node connect, or go on now that its key is trusted.
+    fn start(&mut self, node: NodeId) {
+        let state = &mut self.states[node.0];
+        let was_asking = matches!(state, State::Asking);
+        *state = State::Connecting(Instant::now(), false);
+        if was_asking {
+            self.cluster.order(node, Order::Trust);
+        } else {
+            self.cluster.start(node);
+        }
+    }
+
+    fn next_remark(&self) -> Option<Instant> {
+        let states = self.states.iter();
+        states
+            .filter_map(|state| match state {
+                State::Connecting(since, false) => Some(*since + SLOW),
+                _ => None,
+            })
+            .min()
+    }
+
+    fn remark_on_slow_ones(&mut self) {
+        let now = Instant::now();
+        for (state, target) in self.states.iter_mut().zip(self.targets.iter()) {
+            if let State::Connecting(since, remarked @ false) = state
+                && now >= *since + SLOW
+            {
+                *remarked = true;
+                let text = format!("still connecting to address after 2s: {}", target.node());
+                self.outlets.display.log(Level::Warn, text.into());
+            }
+        }
+    }
+
+    /// Decides about the keys that are unknown by now, and returns the nodes
+    /// that may go on.
+    fn decide(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
+        let unknown = std::mem::take(&mut self.unknown_keys);
+        let accepted = match config.connection.host_keys {
+            Policy::Ask => self.ask_about(&unknown, config)?,
+            _ => true,
+        };
+        if !accepted {
+            for (node, key) in &unknown {
+                self.distrust(*node, host_keys::unknown(key));
+            }
+            return Ok(Vec::new());
+        }
+        let verdicts = self.record(&unknown, config);
+        let mut trusted = Vec::new();
+        for ((node, key), verdict) in unknown.iter().zip(verdicts) {
+            let Target { host, port, .. } = &self.targets[node.0];
+            match host_keys::judge(Policy::AcceptNew, verdict, host, *port, key) {
+                // Somebody else recorded another key meanwhile.
+                Judgement::Refused(reason) => self.distrust(*node, reason),
+                _ => trusted.push(*node),
+            }
+        }
+        Ok(trusted)
+    }
+
+    fn distrust(&self, node: NodeId, reason: Tree) {
+        self.cluster.order(node, Order::Distrust(reason));
+    }
+
+    /// Asks the user, if there is one.
+    fn ask_about(&self, unknown: &[(NodeId, HostKey)], config: &Config) -> Result<bool, Stop> {
+        let mut question = match unknown.len() {
+            1 => "The host key of this node is not known:\n".to_owned(),
+            several => format!("The host keys of these {several} nodes are not known:\n"),
+        };
+        for (node, key) in unknown {
+            let node = self.targets[node.0].node();
+            question.push_str(&format!("  {node} {} {}\n", key.algorithm, key.fingerprint));
+        }
+        question.push_str("Connect, and record the keys");
+        if let Some(file) = config.connection.known_hosts.first() {
+            question.push_str(&format!(" in '{}'", file.display()));
+        }
+        question.push_str("? (yes/no) ");
+        // What has been said so far stands above the question.
+        flush(&self.outlets)?;
+        match terminal::ask_yes_or_no(&question, &self.outlets.signals) {
+            Ok(answer) => Ok(answer),
+            Err(NoAnswer::NoTerminal | NoAnswer::Failed(_)) => Ok(false),
+            Err(NoAnswer::Signal(signal)) => Err(Stop::Signal(signal)),
+        }
+    }
+
+    /// Records keys. Where that cannot be done they are trusted for this run,
+    /// as ssh does.
+    fn record(&self, keys: &[(NodeId, HostKey)], config: &Config) -> Vec<Verdict> {
+        let entries: Vec<NewKey<'_>> = keys
+            .iter()
+            .map(|(node, key)| NewKey {
+                host: &self.targets[node.0].host,
+                port: self.targets[node.0].port,
+                key: &key.blob,
+            })
+            .collect();
+        let all_new = || keys.iter().map(|_| Verdict::Unknown).collect();
+        let Some(file) = config.connection.known_hosts.first() else {
+            return all_new();
+        };
+        match known_hosts::append(file, &entries, false) {
+            Ok(verdicts) => {
+                let text = format!("{} host keys recorded in '{}'", keys.len(), file.display());
+                self.log(Level::Info, text);
+                verdicts
+            }
+            Err(error) => {
+                let text = format!("can't record host keys in '{}'", file.display());
+                self.log(
+                    Level::Warn,
+                    Tree::new(text).because(Tree::from_error(&error)),
+                );
+                all_new()
+            }
+        }
+    }
+
+    /// Whether the run may begin with the hosts that are there.
+    fn judge(&mut self, skip_unreachable: bool) -> Result<(), Stop> {
+        let failed = self.nodes(|state| matches!(state, State::Ended(_)));
+        let outcomes: Vec<(&Target, &Outcome)> = failed
+            .iter()
+            .filter_map(|node| match &self.states[node.0] {
+                State::Ended(outcome) => Some((&self.targets[node.0], outcome)),
+                _ => None,
+            })
+            .collect();
+        if outcomes.is_empty() {
+            return Ok(());
+        }
+        // A wrong key is never a reason to look away.
+        let refused: Vec<_> = outcomes
+            .iter()
+            .copied()
+            .filter(|(_, outcome)| outcome.status == Status::HostKey)
+            .collect();
+        let fatal = if !skip_unreachable || outcomes.len() == self.targets.len() {
+            &outcomes
+        } else {
+            for (target, outcome) in &outcomes {
+                if outcome.status != Status::HostKey {
+                    let reason = summary::of_connection(target, outcome);
+                    self.log(Level::Warn, Tree::new("host is skipped").because(reason));
+                }
+            }
+            &refused
+        };
+        if !fatal.is_empty() {
+            let tree = summary::of_connections(fatal, self.targets.len());
+            self.log(Level::Fatal, tree);
+            return Err(Stop::Failed(ExitStatus::Connection));
+        }
+        for node in failed {
+            self.states[node.0] = State::Skipped;
+        }
+        Ok(())
+    }
+}

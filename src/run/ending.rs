@@ -1,0 +1,209 @@
+//! The end of a run: what stopped it, what still has to be said, and the exit
+//! status.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvError, after, at, bounded, select};
+use signal_hook::consts::SIGTERM;
+use signal_hook::low_level::signal_name;
+
+use crate::error::{ExitStatus, Tree};
+use crate::event::{Level, Log, Outcome};
+use crate::hosts::Target;
+use crate::output::Message;
+use crate::output::printer::OutputError;
+use crate::output::summary;
+use crate::run::{Outlets, Run, State};
+
+/// How long nodes get to end after they were told to.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a run that was stopped tries to write output that nobody reads.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What stops a run before its end.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A signal.
+    Signal(i32),
+    /// A second one: at once.
+    AtOnce(i32),
+    /// Our stdout is gone, or full.
+    Output(OutputError),
+    /// Something on this machine: a key, a passphrase, the `-i` file.
+    Local(Tree),
+    /// The first failure, under `--fail-fast`.
+    FailFast,
+    /// Hosts failed, and the user has been told.
+    Failed(ExitStatus),
+}
+
+impl Stop {
+    pub(super) fn signal(received: Result<i32, RecvError>) -> Self {
+        Self::Signal(received.unwrap_or(SIGTERM))
+    }
+
+    pub(super) fn input(error: &io::Error) -> Self {
+        Self::Local(Tree::new("can't read the input").because(Tree::from_error(error)))
+    }
+
+    /// The exit status of a run whose hosts give that of `hosts`.
+    fn status(&self, hosts: ExitStatus) -> ExitStatus {
+        match self {
+            Self::FailFast => hosts,
+            Self::Signal(signal) | Self::AtOnce(signal) => ExitStatus::Signal(*signal),
+            Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
+            Self::Output(OutputError::Failed(_)) | Self::Local(_) => ExitStatus::Usage,
+            Self::Failed(status) => *status,
+        }
+    }
+
+    /// What there is to say about it, if that has not been said.
+    fn announcement(&self) -> Option<(Level, Tree)> {
+        match self {
+            Self::Signal(signal) => {
+                let name = signal_name(*signal).unwrap_or("a signal");
+                let text = format!("{name} received, ending the run (once more: at once)");
+                Some((Level::Warn, text.into()))
+            }
+            Self::Output(error @ OutputError::Failed(_)) => {
+                Some((Level::Fatal, Tree::from_error(error)))
+            }
+            Self::Local(tree) => Some((Level::Fatal, tree.clone())),
+            Self::AtOnce(_)
+            | Self::Output(OutputError::Closed)
+            | Self::FailFast
+            | Self::Failed(_) => None,
+        }
+    }
+
+    /// Whether the results of the hosts are worth telling now.
+    fn has_results(&self) -> bool {
+        matches!(self, Self::Signal(_) | Self::Local(_) | Self::FailFast)
+    }
+}
+
+impl Outlets {
+    /// The end of a run that did not begin.
+    pub(super) fn close(&self, stop: Stop) -> ExitStatus {
+        match &stop {
+            // Ctrl-C at a prompt needs no explanation.
+            Stop::Signal(_) => {}
+            _ => self.announce(&stop),
+        }
+        flush_briefly(self);
+        stop.status(ExitStatus::Success)
+    }
+
+    fn announce(&self, stop: &Stop) {
+        if let Some((level, text)) = stop.announcement() {
+            self.display.log(level, text);
+        }
+    }
+}
+
+impl Run {
+    /// Ends what still runs, reports, and says how the process is to end.
+    pub(super) fn end(&mut self, result: Result<(), Stop>) -> ExitStatus {
+        let result = match result {
+            Ok(()) => {
+                self.report();
+                flush(&self.outlets)
+            }
+            Err(stop) => Err(stop),
+        };
+        let Err(stop) = result else {
+            return self.status();
+        };
+        self.outlets.announce(&stop);
+        if let Err(at_once) = self.end_nodes() {
+            return at_once.status(self.status());
+        }
+        if stop.has_results() {
+            self.report();
+        }
+        flush_briefly(&self.outlets);
+        stop.status(self.status())
+    }
+
+    fn status(&self) -> ExitStatus {
+        ExitStatus::of(self.results().iter().map(|(_, outcome)| &outcome.status))
+    }
+
+    /// How the hosts ended that the run was about.
+    fn results(&self) -> Vec<(&Target, &Outcome)> {
+        let states = self.targets.iter().zip(&self.states);
+        states
+            .filter_map(|(target, state)| match state {
+                State::Ended(outcome) => Some((target, outcome)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn report(&self) {
+        if let Some(tree) = summary::of_commands(&self.results()) {
+            self.log(Level::Fatal, tree);
+        }
+    }
+
+    /// Ends all nodes, and takes what they say for as long as that is
+    /// reasonable. (One that looks up a name cannot be interrupted.)
+    fn end_nodes(&mut self) -> Result<(), Stop> {
+        self.cluster.cancel();
+        let deadline = at(Instant::now() + GRACE);
+        let events = self.cluster.events().clone();
+        while self.states.iter().any(State::is_live) {
+            select! {
+                recv(events) -> event => {
+                    if let Ok((node, event)) = event {
+                        // What stops a run that is being stopped does not matter.
+                        let _ = self.note(node, event);
+                    }
+                }
+                recv(self.outlets.signals) -> signal => {
+                    return Err(Stop::AtOnce(signal.unwrap_or(SIGTERM)));
+                }
+                recv(deadline) -> _ => break,
+            }
+        }
+        for state in &mut self.states {
+            if !matches!(state, State::Ended(_) | State::Skipped) {
+                *state = State::Ended(Outcome::cancelled());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Waits until everything is written that has been said so far.
+pub(super) fn flush(outlets: &Outlets) -> Result<(), Stop> {
+    let done = request_flush(outlets);
+    select! {
+        recv(done) -> _ => match outlets.output_problems.try_recv() {
+            Ok(problem) => Err(Stop::Output(problem)),
+            Err(_) => Ok(()),
+        },
+        recv(outlets.output_problems) -> problem => {
+            Err(Stop::Output(problem.unwrap_or(OutputError::Closed)))
+        }
+        recv(outlets.signals) -> signal => Err(Stop::signal(signal)),
+    }
+}
+
+/// The same for a run that must end: not for long.
+fn flush_briefly(outlets: &Outlets) {
+    let done = request_flush(outlets);
+    select! {
+        recv(done) -> _ => {}
+        recv(outlets.signals) -> _ => {}
+        recv(after(LAST_WORDS)) -> _ => {}
+    }
+}
+
+fn request_flush(outlets: &Outlets) -> Receiver<()> {
+    let (sender, done) = bounded(1);
+    outlets.display.send(Message::Flush(sender));
+    done
+}

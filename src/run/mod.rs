@@ -1,0 +1,312 @@
+//! The run: its phases, its verdicts, and how it ends. Everything here happens
+//! in the main thread, the only one that decides anything.
+//!
+//! [`run`] is the plot; the modes stand side by side ([`command`]). [`secrets`]
+//! asks what has to be asked first, [`connecting`] brings the hosts up,
+//! [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
+//! are the ways from and to the user.
+
+mod command;
+mod connecting;
+mod ending;
+mod secrets;
+mod signals;
+mod terminal;
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
+
+use crate::cluster::Cluster;
+use crate::cluster::node::Settings;
+use crate::config::{Color, Config, Look, Mode};
+use crate::error::{ExitStatus, Tree};
+use crate::event::{HostKey, Level, Log, NodeEvent, NodeId, Outcome};
+use crate::hosts::Target;
+use crate::hosts::known_hosts::{KnownHosts, Problem};
+use crate::output::Display;
+use crate::output::printer::{self, OutputError};
+use crate::output::summary;
+use crate::output::text::{Label, Options, Sink, Text};
+use crate::ssh::auth::Secret;
+use crate::ssh::host_keys::Policy;
+
+use ending::Stop;
+use secrets::Secrets;
+
+/// Does what the configuration says, and says how the process is to end.
+///
+/// # Errors
+/// There is not even a thread to print errors with.
+pub fn run(config: Config) -> io::Result<ExitStatus> {
+    if matches!(config.mode, Mode::List) {
+        return Ok(list(&config.targets));
+    }
+    raise_descriptor_limit();
+    let outlets = Outlets::open(&config)?;
+    let secrets = match prepare(&config, &outlets) {
+        Ok(secrets) => secrets,
+        Err(stop) => return Ok(outlets.close(stop)),
+    };
+    let mut run = Run::new(&config, outlets, secrets);
+    let result = run.play(config);
+    Ok(run.end(result))
+}
+
+/// Prints the targets (`--list`).
+fn list(targets: &[Target]) -> ExitStatus {
+    let mut lines = String::new();
+    for target in targets {
+        lines.push_str(&target.node());
+        lines.push('\n');
+    }
+    match io::stdout().lock().write_all(lines.as_bytes()) {
+        Ok(()) => ExitStatus::Success,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::BrokenPipe,
+        Err(_) => ExitStatus::Usage,
+    }
+}
+
+/// A host takes three descriptors; the usual soft limit is 1,024.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Where it cannot be raised, hosts that find no descriptor will say so.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// The ways to and from the user.
+struct Outlets {
+    display: Display,
+    output_problems: Receiver<OutputError>,
+    signals: Receiver<i32>,
+}
+
+impl Outlets {
+    fn open(config: &Config) -> io::Result<Self> {
+        let signals = signals::listen()?;
+        let labels = config.targets.iter().map(|target| Label {
+            prefix: target.prefix.clone(),
+            node: target.node(),
+        });
+        let clock = Box::new(|| jiff::ZonedDateTime::now().strftime("%F %T").to_string());
+        let text = Text::new(options(config), labels.collect(), clock);
+        // Unbounded: nobody may ever wait for the printer. Output is bounded by
+        // the nodes' credit, and everything else is said seldom.
+        let (sender, messages) = unbounded();
+        // Unbounded, for one thing that is said once.
+        let (problems, output_problems) = unbounded();
+        printer::start(text, messages, problems)?;
+        Ok(Self {
+            display: Display::new(sender, least_level(config.look)),
+            output_problems,
+            signals,
+        })
+    }
+}
+
+fn least_level(look: Look) -> Level {
+    match look.verbose {
+        _ if look.quiet => Level::Error,
+        0 => Level::Info,
+        1 => Level::Debug,
+        _ => Level::Trace,
+    }
+}
+
+fn options(config: &Config) -> Options {
+    let look = config.look;
+    let sink = |is_terminal| Sink {
+        is_terminal,
+        colored: match look.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => is_terminal && wants_color(),
+        },
+    };
+    let has_terminal = matches!(&config.mode, Mode::Command(command) if command.terminal);
+    Options {
+        quiet: look.quiet,
+        verbose: look.verbose > 0,
+        passthrough: has_terminal && config.targets.len() == 1,
+        raw: look.raw,
+        stdout: sink(io::stdout().is_terminal()),
+        stderr: sink(io::stderr().is_terminal()),
+    }
+}
+
+/// What the environment says: <https://no-color.org>, and terminals that know no
+/// colours.
+fn wants_color() -> bool {
+    let is_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    !is_off && !is_dumb
+}
+
+/// What is needed from this machine and its user before the first connection.
+struct Prepared {
+    settings: Settings,
+    sudo_password: Option<Secret>,
+}
+
+fn prepare(config: &Config, outlets: &Outlets) -> Result<Prepared, Stop> {
+    let display = &outlets.display;
+    let connection = &config.connection;
+    let (known_hosts, problems) =
+        KnownHosts::load(&connection.known_hosts, &connection.global_known_hosts);
+    for problem in &problems {
+        display.log(Level::Warn, describe(problem));
+    }
+    if connection.host_keys == Policy::Off {
+        let warning = "host keys are not checked: anybody could be listening in";
+        display.log(Level::Warn, warning.into());
+    }
+    let Secrets {
+        credentials,
+        sudo_password,
+    } = secrets::collect(config, &outlets.signals, display)?;
+    Ok(Prepared {
+        settings: Settings {
+            known_hosts,
+            policy: connection.host_keys,
+            credentials,
+            connect_timeout: connection.timeout,
+            liveness: connection.liveness,
+        },
+        sudo_password,
+    })
+}
+
+fn describe(problem: &Problem) -> Tree {
+    match problem {
+        Problem::Unreadable { file, cause } => {
+            Tree::new(format!("can't read '{}'", file.display())).because(Tree::from_error(cause))
+        }
+        Problem::Line { .. } => Tree::from_error(problem),
+    }
+}
+
+/// Where a node is, as far as main knows.
+#[derive(Debug)]
+enum State {
+    /// Its thread has not been started.
+    Waiting,
+    /// It connects, since then; the flag says whether that was remarked on.
+    Connecting(Instant, bool),
+    /// It waits for a decision on its host key.
+    Asking,
+    /// It is logged in, or its command runs.
+    Alive,
+    /// It has ended.
+    Ended(Outcome),
+    /// It could not be reached, and the run goes on without it.
+    Skipped,
+}
+
+impl State {
+    /// There is a thread that will have more to say.
+    fn is_live(&self) -> bool {
+        matches!(self, Self::Connecting(..) | Self::Asking | Self::Alive)
+    }
+}
+
+/// A run in progress.
+struct Run {
+    targets: Arc<[Target]>,
+    states: Vec<State>,
+    /// Keys that nobody knows, to be decided on.
+    unknown_keys: Vec<(NodeId, HostKey)>,
+    cluster: Cluster,
+    outlets: Outlets,
+    input_problems: (Sender<io::Error>, Receiver<io::Error>),
+    sudo_password: Option<Secret>,
+}
+
+impl Run {
+    fn new(config: &Config, outlets: Outlets, prepared: Prepared) -> Self {
+        let targets: Arc<[Target]> = config.targets.clone().into();
+        let display = outlets.display.clone();
+        Self {
+            states: targets.iter().map(|_| State::Waiting).collect(),
+            cluster: Cluster::new(Arc::clone(&targets), prepared.settings, display),
+            targets,
+            unknown_keys: Vec::new(),
+            outlets,
+            // Unbounded, for the one thing that a feeder says.
+            input_problems: unbounded(),
+            sudo_password: prepared.sudo_password,
+        }
+    }
+
+    /// The plot.
+    fn play(&mut self, config: Config) -> Result<(), Stop> {
+        self.connect(&config)?;
+        match config.mode {
+            Mode::List => Ok(()),
+            Mode::Command(command) => self.command(command, config.threads, config.fail_fast),
+        }
+    }
+
+    fn log(&self, level: Level, text: impl Into<Tree>) {
+        self.outlets.display.log(level, text.into());
+    }
+
+    /// The nodes that a predicate on their state holds for.
+    fn nodes(&self, predicate: impl Fn(&State) -> bool) -> Vec<NodeId> {
+        let states = self.states.iter().enumerate();
+        states
+            .filter(|(_, state)| predicate(state))
+            .map(|(index, _)| NodeId(index))
+            .collect()
+    }
+
+    /// Waits for the next event of a node, or until `deadline`.
+    fn next_event(&mut self, deadline: Option<Instant>) -> Result<Option<NodeId>, Stop> {
+        let alarm = deadline.map_or_else(never, at);
+        let events = self.cluster.events().clone();
+        select! {
+            recv(events) -> event => match event {
+                Ok((node, event)) => self.note(node, event).map(|()| Some(node)),
+                // The cluster holds a sender itself.
+                Err(_) => Ok(None),
+            },
+            recv(self.outlets.signals) -> signal => Err(Stop::signal(signal)),
+            recv(self.outlets.output_problems) -> problem => {
+                Err(Stop::Output(problem.unwrap_or(OutputError::Closed)))
+            }
+            recv(self.input_problems.1) -> problem => match problem {
+                Ok(problem) => Err(Stop::input(&problem)),
+                // We hold a sender ourselves.
+                Err(_) => Ok(None),
+            },
+            recv(alarm) -> _ => Ok(None),
+        }
+    }
+
+    fn note(&mut self, node: NodeId, event: NodeEvent) -> Result<(), Stop> {
+        self.states[node.0] = match event {
+            NodeEvent::Connected | NodeEvent::Started => State::Alive,
+            NodeEvent::UnknownHostKey(key) => {
+                self.unknown_keys.push((node, key));
+                State::Asking
+            }
+            NodeEvent::InputFailed(error) => return Err(Stop::input(&error)),
+            NodeEvent::Ended(outcome) => {
+                if self.outlets.display.enabled(Level::Debug) {
+                    let text = format!(
+                        "{} ended after {:.3}s: {}",
+                        self.targets[node.0].node(),
+                        outcome.duration.as_secs_f64(),
+                        summary::cause(&outcome),
+                    );
+                    self.log(Level::Debug, text);
+                }
+                State::Ended(outcome)
+            }
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! A TCP connection to a host, within a time limit and open to interruption.
+
+use std::io;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::PollFlags;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::{Tree, io_message};
+use crate::event::{Level, Log};
+use crate::ssh::session::{Interrupted, Patience};
+
+/// How much may lie unsent in the kernel: bulk data must not queue ahead of
+/// heartbeats for long on a slow link.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// The name, or the connection to each of its addresses, failed.
+    Failed(Tree),
+    /// The time was up, or the run ended.
+    Interrupted(Interrupted),
+}
+
+/// Connects to the first address of `host` that answers.
+///
+/// Looking up the name may block (it is getaddrinfo(3)); all else waits in
+/// `patience`. The time is shared out: an address that does not answer leaves
+/// some for those after it.
+///
+/// # Errors
+/// No address, or none of them took the connection in time.
+pub fn connect(
+    host: &str,
+    port: u16,
+    patience: &Patience<'_>,
+    log: &dyn Log,
+) -> Result<TcpStream, ConnectError> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| ConnectError::Failed(look_up_failed(host, &error)))?
+        .collect();
+    let mut failures = Vec::new();
+    for (index, address) in addresses.iter().enumerate() {
+        log.log(Level::Debug, format!("connecting to {address}").into());
+        let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
+        let now = Instant::now();
+        let share = patience.deadline.saturating_duration_since(now) / left;
+        let patience = Patience {
+            deadline: now + share,
+            ..*patience
+        };
+        match connect_to(*address, &patience) {
+            Ok(stream) => return Ok(stream),
+            Err(ConnectError::Failed(reason)) => failures.push((address, reason)),
+            Err(ConnectError::Interrupted(Interrupted::TimedOut)) if left > 1 => {
+                failures.push((address, timed_out(share)));
+            }
+            Err(ConnectError::Interrupted(reason)) => {
+                return Err(ConnectError::Interrupted(reason));
+            }
+        }
+    }
+    Err(ConnectError::Failed(match <[_; 1]>::try_from(failures) {
+        Ok([(_, reason)]) => reason,
+        Err(several) => several.into_iter().fold(
+            Tree::new("no address answers"),
+            |tree, (address, reason)| tree.because(Tree::new(address.to_string()).because(reason)),
+        ),
+    }))
+}
+
+fn look_up_failed(host: &str, error: &io::Error) -> Tree {
+    let text = io_message(error);
+    // std puts this before what getaddrinfo says.
+    let reason = text
+        .strip_prefix("failed to lookup address information: ")
+        .unwrap_or(&text);
+    Tree::new(format!("can't resolve '{host}'")).because(reason)
+}
+
+fn timed_out(after: Duration) -> Tree {
+    format!("no answer within {:.1}s", after.as_secs_f64()).into()
+}
+
+fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<TcpStream, ConnectError> {
+    let failed = |error: io::Error| ConnectError::Failed(io_message(&error).to_lowercase().into());
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )
+    .map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    // Small packets (keep-alives, typed lines) must not wait for an ACK.
+    socket.set_tcp_nodelay(true).map_err(failed)?;
+    #[cfg(target_os = "linux")]
+    socket
+        .set_tcp_notsent_lowat(NOTSENT_LOWAT)
+        .map_err(failed)?;
+    match socket.connect(&address.into()) {
+        Ok(()) => {}
+        Err(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
+        {
+            patience
+                .wait_for(socket.as_fd(), PollFlags::OUT)
+                .map_err(ConnectError::Interrupted)?;
+            if let Some(error) = socket.take_error().map_err(failed)? {
+                return Err(failed(error));
+            }
+        }
+        Err(error) => return Err(failed(error)),
+    }
+    Ok(socket.into())
+}

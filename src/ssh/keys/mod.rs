@@ -1,0 +1,425 @@
+//! Private keys of the user, from their files to what libssh2 takes.
+//!
+//! [`read`] looks at a file and says at once what is wrong with it, so that
+//! [`KeyFile::unlock`] can only fail on the passphrase or on what it hides. The
+//! way through is `envelope` (which of the many texts that people call a key is
+//! this?), then `openssh` or `pem` (the two families of formats), and last
+//! `material`, which turns every key into the one form in which it is used.
+//! Logging in with it is [`super::auth`]'s part.
+//!
+//! # Why libssh2 does not read the files
+//! It would decrypt an encrypted file twice for every login, and gives the same
+//! error for a wrong passphrase, for none and for junk. And of the texts that it
+//! takes from memory, PKCS#8 is the only one that suits every type and signs
+//! fast: an RSA key in OpenSSH's own format is used without its CRT exponents,
+//! and a login costs two to three times the CPU (3072 bits: 9 ms, not 4).
+//!
+//! # Secrets
+//! No error and no `Debug` output holds a piece of a key file. Parsers' messages
+//! are dropped where they arise, names of ciphers come from our own tables. What
+//! is secret is wiped when it is dropped.
+
+mod envelope;
+mod material;
+mod openssh;
+mod pem;
+
+#[cfg(test)]
+mod tests;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use openssl::pkey::{PKey, Private};
+use thiserror::Error;
+use zeroize::Zeroizing;
+
+use envelope::{Contents, Label};
+use material::Material;
+
+/// Longer files are no keys: an RSA key of 16384 bits takes 13 KiB.
+const MAX_FILE: usize = 64 << 10;
+
+/// Bytes that nobody else may see; wiped when dropped.
+type Secret = Zeroizing<Vec<u8>>;
+
+/// Why a private key cannot be used.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// A file that is missing or not ours to read.
+    #[error("can't open private key '{file}'")]
+    Open {
+        /// The file, as text that a terminal can show.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A disk that fails.
+    #[error("can't read private key '{file}'")]
+    Read {
+        /// The file, as text that a terminal can show.
+        file: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A file that holds no key, or none that we can use.
+    #[error("can't use private key '{file}': {problem}")]
+    Unusable {
+        /// The file, as text that a terminal can show.
+        file: String,
+        /// What is wrong with it, and what to do about it.
+        problem: KeyProblem,
+    },
+    /// The key is encrypted, and nobody gave a passphrase.
+    #[error("can't use private key '{file}': it is encrypted and needs its passphrase")]
+    PassphraseNeeded {
+        /// The file, as text that a terminal can show.
+        file: String,
+    },
+    /// The passphrase does not open the key.
+    #[error("invalid passphrase for private key '{file}'")]
+    InvalidPassphrase {
+        /// The file, as text that a terminal can show.
+        file: String,
+    },
+}
+
+/// What is wrong with a key file, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum KeyProblem {
+    /// `-k ~/.ssh`.
+    #[error("it is a directory: name the key file in it")]
+    Directory,
+    /// Nobody's key is that long.
+    #[error("it is larger than 64 KiB, so it is no private key")]
+    TooBig,
+    /// A file without content.
+    #[error("it is empty")]
+    Empty,
+    /// Some other file.
+    #[error("it holds no private key in OpenSSH, PEM or PKCS#8 format")]
+    NoKey,
+    /// The other half.
+    #[error("it is a public key: give {}", private_half(.private.as_deref()))]
+    PublicKey {
+        /// The name that the private key should have.
+        private: Option<String>,
+    },
+    /// A certificate, which only goes along with a key.
+    #[error("it is a certificate: give the private key that belongs to it")]
+    Certificate,
+    /// A key that we cannot use.
+    #[error("{what} are not supported: {advice}")]
+    Unsupported {
+        /// The keys of this kind, in the plural.
+        what: &'static str,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// A key encrypted in a way that we cannot undo.
+    #[error(
+        "it is encrypted with {0}, which is not supported: encrypt it anew with `ssh-keygen -p`"
+    )]
+    UnsupportedCipher(&'static str),
+    /// A key that would take minutes to decrypt, most likely a damaged one.
+    #[error("its passphrase would take {0} rounds to check, more than the limit of 65536")]
+    TooManyRounds(u32),
+    /// A file whose end is missing.
+    #[error("the end of the file is missing: copy it again")]
+    Truncated,
+    /// A file that begins as a key and does not make sense.
+    #[error("the file is damaged: copy it again")]
+    Damaged,
+}
+
+fn private_half(private: Option<&str>) -> String {
+    private.map_or_else(
+        || "the private key that belongs to it".to_owned(),
+        |name| format!("the private key, '{name}'"),
+    )
+}
+
+/// Why a key does not open, before the file's name is added.
+enum Fault {
+    Passphrase,
+    Problem(KeyProblem),
+}
+
+impl From<KeyProblem> for Fault {
+    fn from(problem: KeyProblem) -> Self {
+        Self::Problem(problem)
+    }
+}
+
+impl Fault {
+    fn of(self, path: &Path) -> KeyError {
+        let file = shown(path);
+        match self {
+            Self::Passphrase => KeyError::InvalidPassphrase { file },
+            Self::Problem(problem) => KeyError::Unusable { file, problem },
+        }
+    }
+}
+
+/// A private key file, read once.
+pub struct KeyFile {
+    path: PathBuf,
+    state: State,
+    /// The public key that an encrypted PEM or PKCS#8 file itself does not tell.
+    public_beside: Option<Vec<u8>>,
+}
+
+enum State {
+    Open(UserKey),
+    /// An encrypted key in OpenSSH's format.
+    OpenSsh(openssh::Container),
+    /// An encrypted key in PEM or PKCS#8.
+    Pem(pem::Sealed),
+}
+
+/// Reads the private key in `path`, and decrypts it if that takes no passphrase.
+///
+/// # Errors
+/// If there is no such file, if it cannot be read, or if it is not a private key
+/// that we can use. The error tells what it is instead, where we know.
+pub fn read(path: &Path) -> Result<KeyFile, KeyError> {
+    let content = read_file(path)?;
+    let state = state(path, &content).map_err(|fault| fault.of(path))?;
+    let public_beside = match state {
+        State::Pem(_) => public_beside(path),
+        State::Open(_) | State::OpenSsh(_) => None,
+    };
+    Ok(KeyFile {
+        path: path.to_owned(),
+        state,
+        public_beside,
+    })
+}
+
+fn state(path: &Path, content: &[u8]) -> Result<State, Fault> {
+    let block = match envelope::contents(content)? {
+        Contents::Private(block) => block,
+        Contents::Public => {
+            return Err(KeyProblem::PublicKey {
+                private: private_name(path),
+            }
+            .into());
+        }
+    };
+    let key = match block.label {
+        Label::OpenSsh => {
+            let container = openssh::Container::parse(&block.data)?;
+            if container.is_encrypted() {
+                return Ok(State::OpenSsh(container));
+            }
+            container.open(None)?
+        }
+        label => match pem::parse(label, block)? {
+            pem::Parsed::Open(key) => key,
+            pem::Parsed::Sealed(sealed) => return Ok(State::Pem(sealed)),
+        },
+    };
+    Ok(State::Open(UserKey::new(path, &key)?))
+}
+
+fn read_file(path: &Path) -> Result<Secret, KeyError> {
+    let file = || shown(path);
+    let unusable = |problem| Fault::Problem(problem).of(path);
+    let mut opened = File::open(path).map_err(|source| KeyError::Open {
+        file: file(),
+        source,
+    })?;
+    if opened.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+        return Err(unusable(KeyProblem::Directory));
+    }
+    // Of one size from the beginning: a vector that grows leaves copies behind.
+    let mut content = Zeroizing::new(vec![0; MAX_FILE + 1]);
+    let mut length = 0;
+    while length < content.len() {
+        match opened.read(&mut content[length..]) {
+            Ok(0) => break,
+            Ok(count) => length += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => {
+                return Err(KeyError::Read {
+                    file: file(),
+                    source,
+                });
+            }
+        }
+    }
+    if length > MAX_FILE {
+        return Err(unusable(KeyProblem::TooBig));
+    }
+    content.truncate(length);
+    Ok(content)
+}
+
+/// The public key in `<path>.pub`, if there is one.
+fn public_beside(path: &Path) -> Option<Vec<u8>> {
+    let mut name = OsString::from(path);
+    name.push(".pub");
+    let content = read_file(Path::new(&name)).ok()?;
+    envelope::public_blob(&content)
+}
+
+/// `id_rsa` for `id_rsa.pub`.
+fn private_name(path: &Path) -> Option<String> {
+    (path.extension()? == "pub").then(|| shown(&path.with_extension("")))
+}
+
+/// A file's name without the control characters that it may hold.
+fn shown(path: &Path) -> String {
+    let mut text = String::new();
+    for c in path.to_string_lossy().chars() {
+        if c.is_control() {
+            text.extend(c.escape_default());
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
+impl KeyFile {
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether [`unlock`](Self::unlock) needs a passphrase.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        !matches!(self.state, State::Open(_))
+    }
+
+    /// The public key in SSH's wire format, as far as it is known without the
+    /// passphrase.
+    ///
+    /// For an encrypted key in PEM or PKCS#8 it is what `<path>.pub` says, which
+    /// need not be true: good for finding the key in an agent, and no more.
+    #[must_use]
+    pub fn public_blob(&self) -> Option<&[u8]> {
+        match &self.state {
+            State::Open(key) => Some(key.public_blob()),
+            State::OpenSsh(container) => Some(container.public_blob()),
+            State::Pem(_) => self.public_beside.as_deref(),
+        }
+    }
+
+    /// Decrypts the key. A key that is not encrypted takes any passphrase, and
+    /// none.
+    ///
+    /// # Errors
+    /// If the passphrase is missing, wrong or empty (no encrypted key has an
+    /// empty one), or if what it hides cannot be used.
+    pub fn unlock(&self, passphrase: Option<&str>) -> Result<UserKey, KeyError> {
+        if let State::Open(key) = &self.state {
+            return Ok(key.clone());
+        }
+        let Some(passphrase) = passphrase else {
+            return Err(KeyError::PassphraseNeeded {
+                file: shown(&self.path),
+            });
+        };
+        self.decrypt(passphrase)
+            .map_err(|fault| fault.of(&self.path))
+    }
+
+    fn decrypt(&self, passphrase: &str) -> Result<UserKey, Fault> {
+        if passphrase.is_empty() {
+            return Err(Fault::Passphrase);
+        }
+        let key = match &self.state {
+            State::Open(key) => return Ok(key.clone()),
+            State::OpenSsh(container) => container.open(Some(passphrase))?,
+            State::Pem(sealed) => sealed.open(passphrase)?,
+        };
+        Ok(UserKey::new(&self.path, &key)?)
+    }
+}
+
+impl fmt::Debug for KeyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyFile")
+            .field("path", &self.path)
+            .field("encrypted", &self.is_encrypted())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A private key, ready for logging in to any number of hosts.
+///
+/// Clones share one secret, which is wiped with the last of them.
+#[derive(Clone)]
+pub struct UserKey(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    material: Material,
+}
+
+impl UserKey {
+    fn new(path: &Path, key: &PKey<Private>) -> Result<Self, KeyProblem> {
+        Ok(Self(Arc::new(Inner {
+            path: path.to_owned(),
+            material: Material::new(key)?,
+        })))
+    }
+
+    /// The file that the key comes from.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0.path
+    }
+
+    /// The key's type as SSH names it: `ssh-ed25519`, `ecdsa-sha2-nistp256`,
+    /// `ssh-rsa`.
+    #[must_use]
+    pub fn algorithm(&self) -> &'static str {
+        self.0.material.algorithm.name()
+    }
+
+    /// `SHA256:…`, as `ssh-keygen -l` shows it.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.0.material.fingerprint
+    }
+
+    /// The public key in SSH's wire format.
+    #[must_use]
+    pub fn public_blob(&self) -> &[u8] {
+        &self.0.material.public_blob
+    }
+
+    /// The public key as a line of `authorized_keys`, without a comment.
+    ///
+    /// Passed to `userauth_pubkey_memory` it saves libssh2 from computing it for
+    /// every login (0.5 ms of CPU). Unlike a `.pub` file, it always fits.
+    #[must_use]
+    pub fn public_text(&self) -> &str {
+        &self.0.material.public_text
+    }
+
+    /// The private key, unencrypted, as PKCS#8 text for
+    /// `userauth_pubkey_memory`.
+    #[must_use]
+    pub fn private_text(&self) -> &str {
+        &self.0.material.private_text
+    }
+}
+
+impl fmt::Debug for UserKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserKey")
+            .field("path", &self.0.path)
+            .field("algorithm", &self.algorithm())
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}

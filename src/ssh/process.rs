@@ -1,0 +1,477 @@
+//! One remote process on one channel, as a state machine that never blocks.
+//!
+//! The owner calls [`Process::step`] in its loop; where the process's output
+//! goes and its input comes from is behind [`Ports`].
+
+use std::io::{self, Read, Write};
+
+use ssh2::{Channel, PtyModes};
+use zeroize::Zeroize;
+
+use crate::error::Tree;
+use crate::event::Stream;
+use crate::ssh::session::{Session, SessionError, classify, is_again};
+
+/// How much the host may send before we read: what an unread channel costs.
+const WINDOW: u32 = 256 * 1024;
+
+/// The largest packet that libssh2 takes.
+const PACKET: u32 = 32 * 1024;
+
+/// The most that libssh2 puts into one packet; smaller writes cost more.
+pub const INPUT_CHUNK: usize = 32_700;
+
+/// The most that is read at once.
+const OUTPUT_CHUNK: usize = 64 * 1024;
+
+/// Ctrl-D, as a terminal's end of file (POSIX `VEOF`).
+const END_OF_TRANSMISSION: u8 = 4;
+
+/// The size of a pseudo-terminal, in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TerminalSize {
+    /// Characters per line.
+    pub columns: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The string for the login shell.
+    pub command: String,
+    /// Ask for a pseudo-terminal: its type and size.
+    pub terminal: Option<(String, TerminalSize)>,
+}
+
+/// What a process is connected to.
+pub trait Ports {
+    /// How many bytes of output are wanted right now.
+    fn room(&mut self) -> usize;
+
+    /// Takes output.
+    fn output(&mut self, stream: Stream, bytes: Vec<u8>);
+
+    /// Adds input to the (empty) buffer, at most [`INPUT_CHUNK`] bytes.
+    fn input(&mut self, buffer: &mut Vec<u8>) -> Supply;
+}
+
+/// What [`Ports::input`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Supply {
+    /// Something is in the buffer.
+    Bytes,
+    /// A secret is in the buffer, which is to be wiped after use.
+    Secret,
+    /// Nothing now; the owner will be woken when that changes.
+    Nothing,
+    /// There will be nothing any more.
+    End,
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// By itself, with this status.
+    Status(i32),
+    /// By this signal (its name without SIG).
+    Signal(String),
+}
+
+/// How far a process is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd)]
+enum Stage {
+    /// Waiting for a channel.
+    #[default]
+    Opening,
+    /// There is a channel, and nothing to start on it yet.
+    Idle,
+    /// Waiting for a pseudo-terminal.
+    AskingForTerminal,
+    /// Waiting for the command to be accepted.
+    Starting,
+    /// Running, with output open.
+    Running,
+    /// All output has come; the process may still run, and read.
+    Closing,
+    /// It has ended; our side of the channel is being closed.
+    Leaving,
+    /// Over.
+    Ended,
+}
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Something moved, so that another step may be worth while at once.
+    pub progress: bool,
+    /// Something came from the host.
+    pub heard: bool,
+    /// Something waits for the socket to take data.
+    pub writing: bool,
+}
+
+/// A remote process.
+#[derive(Default)]
+pub struct Process {
+    request: Option<Request>,
+    channel: Option<Channel>,
+    stage: Stage,
+    input: Input,
+    /// Output that was queued after the last step, in bytes.
+    left: u32,
+    exit: Option<Exit>,
+}
+
+/// Input on its way.
+#[derive(Default)]
+struct Input {
+    buffer: Vec<u8>,
+    sent: usize,
+    /// The length of the write that has to be repeated as it was.
+    repeat: Option<usize>,
+    /// What is in the buffer must not stay in memory.
+    is_secret: bool,
+    /// Nothing will be added.
+    ended: bool,
+    /// The other side knows that.
+    closed: bool,
+    /// The last byte was no newline.
+    in_line: bool,
+}
+
+impl Process {
+    /// What to start, as soon as there is a channel.
+    pub fn start(&mut self, request: Request) {
+        self.request = Some(request);
+    }
+
+    /// Whether the host has accepted the command.
+    #[must_use]
+    pub fn has_started(&self) -> bool {
+        self.stage >= Stage::Running
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn exit(&self) -> Option<&Exit> {
+        self.exit.as_ref().filter(|_| self.stage == Stage::Ended)
+    }
+
+    /// Gets a channel for it and keeps the connection's queue empty, until there
+    /// is something to start.
+    ///
+    /// # Errors
+    /// The connection is lost, or the host gives no channel.
+    pub fn idle(&mut self, session: &Session) -> Result<Step, SessionError> {
+        let before = self.stage;
+        match self.stage {
+            Stage::Opening => self.advance(session)?,
+            _ => self.drain()?,
+        }
+        let moved = self.stage != before;
+        Ok(Step {
+            progress: moved,
+            heard: moved,
+            writing: false,
+        })
+    }
+
+    /// Does what can be done without waiting.
+    ///
+    /// # Errors
+    /// The connection is lost, or the host refuses to start the process.
+    pub fn step(
+        &mut self,
+        session: &Session,
+        ports: &mut impl Ports,
+    ) -> Result<Step, SessionError> {
+        let mut step = Step::default();
+        let before = self.stage;
+        match self.stage {
+            Stage::Opening | Stage::Idle | Stage::AskingForTerminal | Stage::Starting => {
+                self.advance(session)?;
+            }
+            Stage::Running => {
+                self.receive(session, ports, &mut step)?;
+                self.send(session, ports, &mut step)?;
+            }
+            Stage::Closing => {
+                self.send(session, ports, &mut step)?;
+                self.await_close()?;
+            }
+            Stage::Leaving => self.leave(session, &mut step)?,
+            Stage::Ended => {}
+        }
+        if self.stage != before {
+            step.progress = true;
+            step.heard = true;
+        }
+        Ok(step)
+    }
+
+    /// One step on the way to a running process.
+    fn advance(&mut self, session: &Session) -> Result<(), SessionError> {
+        let result = match (&mut self.channel, &self.request) {
+            (None, _) => session
+                .inner()
+                .channel_open("session", WINDOW, PACKET, None)
+                .map(|channel| {
+                    self.channel = Some(channel);
+                    Stage::Idle
+                })
+                .map_err(|error| (error, "can't open a channel")),
+            (Some(_), None) => Ok(Stage::Idle),
+            (Some(channel), Some(request)) => match (&request.terminal, self.stage) {
+                (Some((kind, size)), Stage::Idle | Stage::AskingForTerminal) => {
+                    self.stage = Stage::AskingForTerminal;
+                    let size = (size.columns.into(), size.rows.into(), 0, 0);
+                    channel
+                        .request_pty(kind, None::<PtyModes>, Some(size))
+                        .map(|()| Stage::Starting)
+                        .map_err(|error| (error, "can't get a pseudo-terminal"))
+                }
+                _ => {
+                    self.stage = Stage::Starting;
+                    channel
+                        .exec(&request.command)
+                        .map(|()| Stage::Running)
+                        .map_err(|error| (error, "can't start a command"))
+                }
+            },
+        };
+        match result {
+            Ok(stage) => {
+                self.stage = stage;
+                Ok(())
+            }
+            Err((error, _)) if is_again(&error) => Ok(()),
+            Err((error, what)) => Err(match classify(&error) {
+                SessionError::Refused(reason) => {
+                    SessionError::Refused(Tree::new(what).because(reason))
+                }
+                other => other,
+            }),
+        }
+    }
+
+    /// Takes what the socket has into libssh2's queue, which the window bounds;
+    /// also when nobody wants output now, or what keeps the connection alive
+    /// would stay unread behind it.
+    fn drain(&mut self) -> Result<(), SessionError> {
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
+        match channel.wait_eof() {
+            Ok(()) => Ok(()),
+            Err(error) if is_again(&error) => Ok(()),
+            Err(error) => Err(classify(&error)),
+        }
+    }
+
+    fn receive(
+        &mut self,
+        session: &Session,
+        ports: &mut impl Ports,
+        step: &mut Step,
+    ) -> Result<(), SessionError> {
+        self.drain()?;
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
+        for (id, stream) in [(0, Stream::Stdout), (1, Stream::Stderr)] {
+            loop {
+                let available = channel.read_window().available as usize;
+                let wanted = available.min(ports.room()).min(OUTPUT_CHUNK);
+                if wanted == 0 {
+                    break;
+                }
+                let mut bytes = vec![0; wanted];
+                match channel.stream(id).read(&mut bytes) {
+                    Ok(0) => break,
+                    Ok(n) => {
+                        bytes.truncate(n);
+                        if n < wanted / 2 {
+                            bytes.shrink_to_fit();
+                        }
+                        ports.output(stream, bytes);
+                        step.progress = true;
+                        step.heard = true;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(io_error(&error)),
+                }
+            }
+        }
+        // A read takes in what the socket has, for the other stream too. What did
+        // not change since the last step nobody can read.
+        let left = channel.read_window().available;
+        step.progress |= left > 0 && left != self.left && ports.room() > 0;
+        self.left = left;
+        if session.is_blocked_outbound() && ports.room() == 0 {
+            // A read may have begun to send a window adjustment. Only a read of
+            // the same channel can finish it, and until then nothing else can be
+            // sent: one byte beyond what we want is the price.
+            let mut byte = vec![0; 1];
+            match channel.stream(0).read(&mut byte) {
+                Ok(1) => ports.output(Stream::Stdout, byte),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(io_error(&error)),
+            }
+        }
+        // True only when nothing is queued any more (libssh2 looks).
+        if channel.eof() {
+            self.stage = Stage::Closing;
+        }
+        Ok(())
+    }
+
+    fn send(
+        &mut self,
+        session: &Session,
+        ports: &mut impl Ports,
+        step: &mut Step,
+    ) -> Result<(), SessionError> {
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
+        let has_terminal = self
+            .request
+            .as_ref()
+            .is_some_and(|request| request.terminal.is_some());
+        let input = &mut self.input;
+        if input.closed {
+            return Ok(());
+        }
+        if input.sent == input.buffer.len() && !input.ended {
+            if std::mem::take(&mut input.is_secret) {
+                input.buffer.zeroize();
+            }
+            input.buffer.clear();
+            input.sent = 0;
+            let supply = ports.input(&mut input.buffer);
+            match supply {
+                Supply::Nothing => return Ok(()),
+                Supply::Bytes | Supply::Secret => {
+                    input.is_secret = supply == Supply::Secret;
+                    input.in_line = !input.buffer.ends_with(b"\n");
+                }
+                Supply::End => {
+                    input.ended = true;
+                    if has_terminal {
+                        // A terminal's end of file is typed: once, or twice
+                        // behind an unfinished line.
+                        let times = if input.in_line { 2 } else { 1 };
+                        input.buffer.extend([END_OF_TRANSMISSION].repeat(times));
+                    }
+                }
+            }
+        }
+        if input.sent < input.buffer.len() {
+            let length = input
+                .repeat
+                .unwrap_or(input.buffer.len() - input.sent)
+                .min(INPUT_CHUNK);
+            let chunk = &input.buffer[input.sent..input.sent + length];
+            match channel.write(chunk) {
+                Ok(0) => {}
+                Ok(n) => {
+                    input.sent += n.min(length);
+                    input.repeat = None;
+                    step.progress = true;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    input.repeat = Some(length);
+                    step.writing = session.is_blocked_outbound();
+                }
+                Err(error) => return Err(io_error(&error)),
+            }
+            return Ok(());
+        }
+        if input.ended && !has_terminal {
+            // Built on libssh2's stack, so not to be begun when it may not fit.
+            if session.is_blocked_outbound() || !session.is_writable() {
+                step.writing = true;
+                return Ok(());
+            }
+            match channel.send_eof() {
+                Ok(()) => {
+                    input.closed = true;
+                    step.progress = true;
+                }
+                Err(error) if is_again(&error) => step.writing = true,
+                Err(error) => return Err(classify(&error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the end of the process itself: it may have closed its outputs
+    /// and gone on.
+    fn await_close(&mut self) -> Result<(), SessionError> {
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
+        match channel.wait_close() {
+            Ok(()) => self.stage = Stage::Leaving,
+            Err(error) if is_again(&error) => {}
+            Err(error) => return Err(classify(&error)),
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, session: &Session, step: &mut Step) -> Result<(), SessionError> {
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
+        let input = &mut self.input;
+        if let Some(length) = input.repeat.filter(|_| session.is_blocked_outbound()) {
+            // A packet is half on its way. The process will never read it, but
+            // nothing else can be sent before it.
+            let chunk = &input.buffer[input.sent..input.sent + length];
+            match channel.write(chunk) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    step.writing = true;
+                    return Ok(());
+                }
+                _ => input.repeat = None,
+            }
+        }
+        if !session.is_writable() {
+            step.writing = true;
+            return Ok(());
+        }
+        match channel.close() {
+            Ok(()) => {}
+            Err(error) if is_again(&error) => {
+                step.writing = session.is_blocked_outbound();
+                return Ok(());
+            }
+            // The process has ended, and that is what counts.
+            Err(_) => {}
+        }
+        let signal = channel
+            .exit_signal()
+            .ok()
+            .and_then(|signal| signal.exit_signal);
+        self.exit = Some(match signal {
+            Some(name) => Exit::Signal(name),
+            None => Exit::Status(channel.exit_status().map_err(|error| classify(&error))?),
+        });
+        self.stage = Stage::Ended;
+        Ok(())
+    }
+}
+
+/// libssh2's errors come as I/O errors from reads and writes.
+fn io_error(error: &io::Error) -> SessionError {
+    match error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<ssh2::Error>())
+    {
+        Some(inner) => classify(inner),
+        None => SessionError::Lost(error.to_string().to_lowercase().into()),
+    }
+}

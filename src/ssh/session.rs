@@ -1,0 +1,463 @@
+//! A libssh2 session on its socket, and all waiting that is done for it.
+//!
+//! While a connection is made, steps follow each other and [`Session::drive`]
+//! runs one call until it is done. Afterwards `cluster::node` has several things
+//! going on at once and polls by itself, with [`Session::poll`].
+
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use ssh2::{BlockDirections, DisconnectCode, ErrorCode, MethodType};
+
+use crate::error::Tree;
+use crate::event::{HostKey, Level, Log};
+use crate::hosts::known_hosts;
+use crate::wake::Wakeup;
+
+/// libssh2's `LIBSSH2_ERROR_EAGAIN`.
+const EAGAIN: i32 = -37;
+
+/// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
+/// before they have passed by its own clock (hence a little more).
+const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(2_100);
+
+/// Cheap key exchanges first: the modular groups cost 15 times as much as a
+/// curve.
+const KEX: &str = "curve25519-sha256,curve25519-sha256@libssh.org,\
+                   ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521,\
+                   diffie-hellman-group14-sha256,\
+                   diffie-hellman-group16-sha512,diffie-hellman-group18-sha512,\
+                   diffie-hellman-group-exchange-sha256";
+
+/// libssh2 feeds AES one block at a time, so that ChaCha20 costs least here.
+const CIPHERS: &str = "chacha20-poly1305@openssh.com,\
+                       aes256-ctr,aes192-ctr,aes128-ctr,\
+                       aes256-gcm@openssh.com,aes128-gcm@openssh.com";
+
+const MACS: &str = "hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com,\
+                    hmac-sha2-256,hmac-sha2-512,hmac-sha1-etm@openssh.com,hmac-sha1";
+
+/// Host-key algorithms, the cheapest and safest first. No certificates: nothing
+/// here checks them, and the default of libssh2 would put them in front.
+const HOST_KEYS: [&str; 6] = [
+    "ssh-ed25519",
+    "ecdsa-sha2-nistp256",
+    "ecdsa-sha2-nistp384",
+    "ecdsa-sha2-nistp521",
+    "rsa-sha2-512",
+    "rsa-sha2-256",
+];
+
+/// Why something that was waited for did not happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupted {
+    /// The deadline has passed.
+    TimedOut,
+    /// The run has been cancelled.
+    Cancelled,
+}
+
+/// How long to wait, and what may end the waiting before.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    /// No longer than until then.
+    pub deadline: Instant,
+    /// Interrupts the waiting so that `cancelled` is asked.
+    pub wakeup: &'a Wakeup,
+    /// Whether to give up.
+    pub cancelled: &'a dyn Fn() -> bool,
+}
+
+impl Patience<'_> {
+    /// Waits for a descriptor.
+    ///
+    /// # Errors
+    /// The time is up, or the run has been cancelled.
+    pub fn wait_for(&self, fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Interrupted> {
+        loop {
+            self.wakeup.clear();
+            if (self.cancelled)() {
+                return Err(Interrupted::Cancelled);
+            }
+            let now = Instant::now();
+            if now >= self.deadline {
+                return Err(Interrupted::TimedOut);
+            }
+            let mut fds = [
+                PollFd::from_borrowed_fd(fd, flags),
+                PollFd::new(self.wakeup, PollFlags::IN),
+            ];
+            poll_until(&mut fds, self.deadline, now);
+            if !fds[0].revents().is_empty() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// `poll(2)` with a deadline; a signal is as good as nothing ready.
+fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant, now: Instant) {
+    let left = deadline.saturating_duration_since(now);
+    let timeout = Timespec {
+        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: left.subsec_nanos().into(),
+    };
+    match poll(fds, Some(&timeout)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        // What else poll(2) can say is a mistake in its arguments, or no memory
+        // for a moment, which is over the next time.
+        Err(error) => debug_assert!(error == Errno::NOMEM, "poll: {error}"),
+    }
+}
+
+/// Why a step of a session failed.
+#[derive(Debug)]
+pub enum SessionError {
+    /// The connection is gone, or the peer breaks the protocol.
+    Lost(Tree),
+    /// The peer said no; the connection lives.
+    Refused(Tree),
+    /// See [`Interrupted`].
+    Interrupted(Interrupted),
+}
+
+/// What a libssh2 call says that could not finish yet.
+pub(super) fn is_again(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(EAGAIN)
+}
+
+/// Sorts libssh2's errors: those that end the session, and refusals.
+pub(super) fn classify(error: &ssh2::Error) -> SessionError {
+    let text = describe(error);
+    match error.code() {
+        // SOCKET_SEND, SOCKET_DISCONNECT, SOCKET_RECV, BANNER_RECV, PROTO,
+        // INVALID_MAC, KEX_FAILURE, KEY_EXCHANGE_FAILURE, DECRYPT, ALLOC,
+        // HOSTKEY_INIT, BAD_SOCKET, OUT_OF_BOUNDARY, METHOD_NONE
+        ErrorCode::Session(
+            -7 | -13 | -43 | -2 | -14 | -4 | -5 | -8 | -12 | -6 | -10 | -45 | -41 | -17,
+        ) => SessionError::Lost(text.into()),
+        _ => SessionError::Refused(text.into()),
+    }
+}
+
+fn describe(error: &ssh2::Error) -> String {
+    match error.code() {
+        ErrorCode::Session(-13 | -43) => "the host closed the connection".to_owned(),
+        ErrorCode::Session(-2) => "the host does not speak SSH".to_owned(),
+        ErrorCode::Session(-5 | -17) => {
+            "no common algorithm, or the key exchange failed".to_owned()
+        }
+        _ => error.message().to_lowercase(),
+    }
+}
+
+/// How the peer's silence is judged. All per connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Liveness {
+    /// A connection that takes no data for this long is lost.
+    pub send_timeout: Duration,
+    /// A host that shows no life for this long is lost.
+    pub recv_timeout: Duration,
+    /// How often to ask for a sign of life.
+    pub keep_alive: Duration,
+}
+
+/// An SSH connection to one host.
+pub struct Session {
+    inner: ssh2::Session,
+    socket: Arc<TcpStream>,
+    liveness: Liveness,
+    last_heard: Instant,
+    last_probe: Instant,
+    /// When the oldest keep-alive without any sign of life after it was sent.
+    unanswered_since: Option<Instant>,
+    /// Since when libssh2 has something to send that the socket does not take.
+    blocked_since: Option<Instant>,
+}
+
+impl Session {
+    /// A session on a connected, non-blocking socket; known host-key types are
+    /// preferred, or a host that is known by its RSA key would look changed as
+    /// soon as it also has an Ed25519 key.
+    ///
+    /// # Errors
+    /// libssh2 cannot be set up (no memory).
+    pub fn new(
+        socket: TcpStream,
+        liveness: Liveness,
+        known_types: &[String],
+    ) -> Result<Self, SessionError> {
+        let lost = |error: ssh2::Error| classify(&error);
+        let mut inner = ssh2::Session::new().map_err(lost)?;
+        let socket = Arc::new(socket);
+        inner.set_tcp_stream(Arc::clone(&socket));
+        inner.set_blocking(false);
+        let host_keys = host_key_preference(known_types);
+        for (method, preference) in [
+            (MethodType::Kex, KEX),
+            (MethodType::HostKey, &host_keys),
+            (MethodType::CryptCs, CIPHERS),
+            (MethodType::CryptSc, CIPHERS),
+            (MethodType::MacCs, MACS),
+            (MethodType::MacSc, MACS),
+        ] {
+            inner.method_pref(method, preference).map_err(lost)?;
+        }
+        // When one is due is decided in `tend`; this is the least that libssh2
+        // lets pass between two.
+        inner.set_keepalive(true, 1);
+        let now = Instant::now();
+        Ok(Self {
+            inner,
+            socket,
+            liveness,
+            last_heard: now,
+            last_probe: now,
+            unanswered_since: None,
+            blocked_since: None,
+        })
+    }
+
+    pub(super) fn inner(&self) -> &ssh2::Session {
+        &self.inner
+    }
+
+    /// Exchanges keys with the server.
+    ///
+    /// # Errors
+    /// No SSH server, no common algorithm, or out of patience.
+    pub fn handshake(
+        &mut self,
+        patience: &Patience<'_>,
+        log: &dyn Log,
+    ) -> Result<(), SessionError> {
+        loop {
+            match self.inner.handshake() {
+                Ok(()) => break,
+                Err(error) if is_again(&error) => self.wait(patience)?,
+                Err(error) => return Err(classify(&error)),
+            }
+        }
+        if log.enabled(Level::Debug) {
+            let method = |kind| self.inner.methods(kind).unwrap_or("?");
+            let banner = self.inner.banner_bytes().unwrap_or_default();
+            log.log(
+                Level::Debug,
+                format!(
+                    "server {}; {}, {}, {}",
+                    String::from_utf8_lossy(banner),
+                    method(MethodType::Kex),
+                    method(MethodType::HostKey),
+                    method(MethodType::CryptCs),
+                )
+                .into(),
+            );
+        }
+        Ok(())
+    }
+
+    /// The key that the server proved to have.
+    ///
+    /// # Errors
+    /// The server has none of a known kind.
+    pub fn host_key(&self) -> Result<HostKey, SessionError> {
+        let (blob, _) = self
+            .inner
+            .host_key()
+            .ok_or_else(|| SessionError::Lost("the host shows no key".into()))?;
+        Ok(HostKey {
+            blob: blob.to_vec(),
+            algorithm: known_hosts::key_type(blob).unwrap_or("unknown").to_owned(),
+            fingerprint: known_hosts::fingerprint(blob),
+        })
+    }
+
+    /// Makes one call until it is done.
+    ///
+    /// # Errors
+    /// Those of the call, sorted; or out of patience.
+    pub(super) fn drive<T>(
+        &self,
+        patience: &Patience<'_>,
+        mut call: impl FnMut(&ssh2::Session) -> Result<T, ssh2::Error>,
+    ) -> Result<T, SessionError> {
+        loop {
+            match call(&self.inner) {
+                Ok(value) => return Ok(value),
+                Err(error) if is_again(&error) => self.wait(patience)?,
+                Err(error) => return Err(classify(&error)),
+            }
+        }
+    }
+
+    fn wait(&self, patience: &Patience<'_>) -> Result<(), SessionError> {
+        let flags = match self.inner.block_directions() {
+            BlockDirections::Outbound | BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
+            BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
+        };
+        patience
+            .wait_for(self.socket.as_fd(), flags)
+            .map_err(SessionError::Interrupted)
+    }
+
+    /// Whether libssh2 has begun to send something that the socket did not take.
+    pub(super) fn is_blocked_outbound(&self) -> bool {
+        matches!(
+            self.inner.block_directions(),
+            BlockDirections::Outbound | BlockDirections::Both
+        )
+    }
+
+    /// Whether the socket takes data right now.
+    #[must_use]
+    pub fn is_writable(&self) -> bool {
+        let now = Instant::now();
+        let mut fds = [PollFd::new(&*self.socket, PollFlags::OUT)];
+        poll_until(&mut fds, now, now);
+        fds[0].revents().contains(PollFlags::OUT)
+    }
+
+    /// Sleeps until the host says something, the socket takes data (if
+    /// `writing`), somebody wakes us, or `deadline`.
+    pub fn poll(&mut self, wakeup: &Wakeup, writing: bool, deadline: Instant) {
+        let writing = writing || self.is_blocked_outbound();
+        let mut flags = PollFlags::IN;
+        if writing {
+            flags |= PollFlags::OUT;
+        }
+        let now = Instant::now();
+        let mut fds = [
+            PollFd::new(&*self.socket, flags),
+            PollFd::new(wakeup, PollFlags::IN),
+        ];
+        poll_until(&mut fds, deadline, now);
+        let revents = fds[0].revents();
+        let now = Instant::now();
+        if revents.contains(PollFlags::IN) {
+            self.heard(now);
+        }
+        if writing && !revents.contains(PollFlags::OUT) {
+            self.blocked_since.get_or_insert(now);
+        } else {
+            self.blocked_since = None;
+        }
+    }
+
+    /// The host has shown life.
+    pub fn heard(&mut self, now: Instant) {
+        self.last_heard = now;
+        self.unanswered_since = None;
+    }
+
+    /// Does what is due by now to keep the connection alive, and says when to
+    /// come back.
+    ///
+    /// # Errors
+    /// The host has been silent, or has taken no data, for too long.
+    pub fn tend(&mut self, now: Instant) -> Result<Instant, SessionError> {
+        if now >= self.silence_deadline() {
+            let silence = now.saturating_duration_since(self.last_heard);
+            return Err(SessionError::Lost(
+                format!("no sign of life for {:.0}s", silence.as_secs_f64()).into(),
+            ));
+        }
+        if let Some(since) = self.blocked_since
+            && now >= since + self.liveness.send_timeout
+        {
+            return Err(SessionError::Lost(
+                format!(
+                    "the connection has taken no data for {:.0}s",
+                    self.liveness.send_timeout.as_secs_f64()
+                )
+                .into(),
+            ));
+        }
+        if now >= self.next_probe() {
+            // The packet is built on libssh2's stack: sent at a moment when the
+            // socket does not take it, it could never be finished.
+            if !self.is_blocked_outbound() && self.is_writable() {
+                match self.inner.keepalive_send() {
+                    Ok(_) => {
+                        self.unanswered_since.get_or_insert(now);
+                    }
+                    Err(error) if is_again(&error) => {}
+                    Err(error) => return Err(classify(&error)),
+                }
+            }
+            self.last_probe = now;
+        }
+        let next = self.next_probe().min(self.silence_deadline());
+        Ok(match self.blocked_since {
+            Some(since) => next.min(since + self.liveness.send_timeout),
+            None => next,
+        })
+    }
+
+    fn next_probe(&self) -> Instant {
+        // Often enough that silence can be told from a silent command in time.
+        let interval = self
+            .liveness
+            .keep_alive
+            .min(self.liveness.recv_timeout / 3)
+            .max(SHORTEST_KEEP_ALIVE);
+        self.last_probe.max(self.last_heard) + interval
+    }
+
+    /// When silence means that the host is lost: after the time-out, but not
+    /// before it had a chance to answer a keep-alive.
+    fn silence_deadline(&self) -> Instant {
+        let chance = self.liveness.recv_timeout.min(SHORTEST_KEEP_ALIVE);
+        let asked = self.unanswered_since.unwrap_or_else(|| self.next_probe());
+        (self.last_heard + self.liveness.recv_timeout).max(asked + chance)
+    }
+
+    /// Says goodbye, if that can be done without waiting.
+    pub fn disconnect(&self) {
+        if self.is_writable() {
+            let by_us = Some(DisconnectCode::ByApplication);
+            // The peer sees the socket close in any case.
+            let _ = self.inner.disconnect(by_us, "done", None);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // libssh2 says goodbye for each channel and for the session when they
+        // are freed; with a silent peer that hangs, or leaks. On a socket that
+        // has been shut down it does neither.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+/// The algorithms to ask for, those of known keys first. An RSA key is recorded
+/// as `ssh-rsa` and shown under the names of RFC 8332.
+fn host_key_preference(known_types: &[String]) -> String {
+    let is_known = |algorithm: &str| {
+        let kind = if algorithm.starts_with("rsa-") {
+            "ssh-rsa"
+        } else {
+            algorithm
+        };
+        known_types.iter().any(|known| known == kind)
+    };
+    let mut algorithms = HOST_KEYS.to_vec();
+    algorithms.sort_by_key(|algorithm| !is_known(algorithm));
+    algorithms.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_known_keys_are_asked_for_first() {
+        let preference = host_key_preference(&["ssh-rsa".to_owned()]);
+        assert!(preference.starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519,"));
+        assert!(host_key_preference(&[]).starts_with("ssh-ed25519,"));
+    }
+}
