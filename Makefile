@@ -1,0 +1,52 @@
+# make demo     bring up throw-away hosts on this machine and show orgalorg on them
+# make test     install what the tests need, and run all of them
+# make check    formatting, lints, documentation, licences
+# make bench    measure against other tools; prints a table
+# make install  build and install into $(PREFIX)/bin
+#
+# The test hosts are made of Linux namespaces, which takes root. Only what runs
+# on them is run with sudo; everything is built as the user who calls make.
+
+CARGO ?= cargo
+PREFIX ?= /usr/local
+DESTDIR ?=
+
+HOST_TRIPLE := $(shell rustc -vV 2>/dev/null | sed -n 's/^host: //p')
+RUNNER_VARIABLE := CARGO_TARGET_$(shell echo '$(HOST_TRIPLE)' | tr 'a-z-' 'A-Z_')_RUNNER
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,env $(RUNNER_VARIABLE)='sudo -E')
+
+.PHONY: all demo test check bench install dependencies bench-dependencies audit
+
+all:
+	$(CARGO) build --release --locked
+
+demo: dependencies
+	$(CARGO) build --locked
+	@$(AS_ROOT) $(CARGO) run --quiet --locked --example demo
+
+test: dependencies
+	$(AS_ROOT) $(CARGO) test --locked
+
+check: dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps --document-private-items
+	$(CARGO) test --locked --test licences
+
+bench: bench-dependencies
+	$(CARGO) build --release --locked
+	$(AS_ROOT) $(CARGO) bench --locked --bench bench
+
+install:
+	$(CARGO) build --release --locked
+	install -D -m 755 target/release/orgalorg '$(DESTDIR)$(PREFIX)/bin/orgalorg'
+
+dependencies:
+	@tests/install-dependencies
+
+bench-dependencies:
+	@tests/install-dependencies pdsh
+
+# Needs cargo-deny and the network.
+audit:
+	$(CARGO) deny check advisories
