@@ -17,8 +17,9 @@
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
-// Only the printer writes to the terminal.
-#![warn(clippy::print_stdout, clippy::print_stderr)]
+// Only the printer writes to the terminal, and nothing panics on what comes from
+// outside. (Tests may do both.)
+#![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 pub mod cli;
 pub mod cluster;

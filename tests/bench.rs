@@ -340,6 +340,8 @@ fn measure(contender: &Contender<'_>) -> Sample {
         let _ = stderr.read_to_string(&mut complaints);
     }
     let status = child.wait().expect("a child can be waited for");
+    drop(ended);
+    let peak_kib = watcher.join().expect("the watcher does not panic");
     assert!(
         status.success(),
         "{}: {status}\n{complaints}",
