@@ -12,6 +12,10 @@ use crate::remote::command_line::DEFAULT_SHELL;
 
 /// Run a command on many hosts over SSH, with live output from all of them.
 #[derive(Debug, Parser)]
+#[expect(
+    rustdoc::broken_intra_doc_links,
+    reason = "brackets in help texts are no links"
+)]
 #[command(
     name = "orgalorg",
     version,
