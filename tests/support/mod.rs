@@ -8,7 +8,7 @@ pub mod pty;
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
@@ -107,8 +107,15 @@ impl Orgalorg {
         self.spawn().finish_within(limit)
     }
 
-    /// Starts it; stdout and stderr are collected.
+    /// Starts it; stdout and stderr are collected. It has no terminal to ask on,
+    /// wherever the tests were started from.
+    #[expect(unsafe_code, reason = "the terminal is left between fork and exec")]
     pub fn spawn(mut self) -> Running {
+        // SAFETY: a system call only.
+        unsafe {
+            self.command
+                .pre_exec(|| Ok(rustix::process::setsid().map(drop)?))
+        };
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
         self.command.stdin(match self.stdin {
             Some(_) => Stdio::piped(),
