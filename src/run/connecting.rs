@@ -29,12 +29,15 @@ impl Run {
             }
             let policy = config.connection.host_keys;
             // One question for all of them, when no more are to come.
-            let may_decide = policy == Policy::AcceptNew || fan_out.is_idle();
+            let may_decide = match policy {
+                Policy::AcceptNew => self.cluster.events().is_empty(),
+                _ => fan_out.is_idle(),
+            };
             if may_decide && !self.unknown_keys.is_empty() {
                 for node in self.decide(config)? {
                     fan_out.queue(node);
                 }
-            } else if fan_out.is_idle() {
+            } else if fan_out.is_idle() && !self.is_asking() {
                 return self.judge(config.skip_unreachable);
             } else if let Some(node) = self.next_event(self.next_remark())? {
                 if !matches!(self.states[node.0], State::Connecting(..)) {
@@ -44,6 +47,13 @@ impl Run {
                 self.remark_on_slow_ones();
             }
         }
+    }
+
+    /// Whether some nodes still hold a question about their key, or have not yet
+    /// ended by the answer.
+    fn is_asking(&self) -> bool {
+        let mut states = self.states.iter();
+        states.any(|state| matches!(state, State::Asking))
     }
 
     /// Lets a node connect, or go on now that its key is trusted.
@@ -153,7 +163,12 @@ impl Run {
         };
         match known_hosts::append(file, &entries, false) {
             Ok(verdicts) => {
-                let text = format!("{} host keys recorded in '{}'", keys.len(), file.display());
+                let is_new = |verdict: &&Verdict| **verdict == Verdict::Unknown;
+                let text = match verdicts.iter().filter(is_new).count() {
+                    0 => return verdicts,
+                    1 => format!("1 host key recorded in '{}'", file.display()),
+                    several => format!("{several} host keys recorded in '{}'", file.display()),
+                };
                 self.log(Level::Info, text);
                 verdicts
             }
