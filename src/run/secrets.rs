@@ -1,7 +1,11 @@
 //! What is needed to log in, collected before the first connection: keys are
 //! read and unlocked once, passwords asked for once, for all hosts.
 
-use crossbeam_channel::Receiver;
+use std::path::Path;
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, after, bounded, select};
 
 use crate::config::{Config, Mode};
 use crate::error::Tree;
@@ -23,11 +27,12 @@ pub(super) fn collect(
     log: &dyn Log,
 ) -> Result<Secrets, Stop> {
     let mut collector = Collector {
-        agent: agent_identities(),
-        keys: Vec::new(),
+        agent: Vec::new(),
+        credentials: Credentials::default(),
         signals,
         log,
     };
+    collector.ask_agent(config.connection.timeout)?;
     for file in &config.connection.keys {
         collector.add_named(file)?;
     }
@@ -51,8 +56,8 @@ pub(super) fn collect(
     };
     Ok(Secrets {
         credentials: Credentials {
-            keys: collector.keys,
             password,
+            ..collector.credentials
         },
         sudo_password,
     })
@@ -61,20 +66,73 @@ pub(super) fn collect(
 struct Collector<'a> {
     /// Public keys that the agent holds.
     agent: Vec<Vec<u8>>,
-    keys: Vec<Key>,
+    credentials: Credentials,
     signals: &'a Receiver<i32>,
     log: &'a dyn Log,
 }
 
 impl Collector<'_> {
+    /// Asks the agent for its keys, no longer than connecting may take. Libraries
+    /// wait for an agent's answer as long as it likes, so it is a thread that
+    /// waits, and is left behind when nobody answers.
+    fn ask_agent(&mut self, limit: Duration) -> Result<(), Stop> {
+        let Some(socket) = std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()) else {
+            return Ok(());
+        };
+        let (sender, answers) = bounded(1);
+        let asking = thread::Builder::new()
+            .name("agent".into())
+            .spawn(move || sender.send(agent_identities()));
+        if let Err(error) = asking {
+            return Err(Stop::Local(
+                Tree::new("can't start another thread").because(Tree::from_error(&error)),
+            ));
+        }
+        let problem = select! {
+            recv(answers) -> answer => match answer {
+                Ok(Ok(identities)) => {
+                    self.agent = identities;
+                    return Ok(());
+                }
+                Ok(Err(problem)) => problem.flat(),
+                Err(_) => "it gave a strange answer".to_owned(),
+            },
+            recv(self.signals) -> signal => return Err(Stop::signal(signal)),
+            recv(after(limit)) -> _ => {
+                let text = format!(
+                    "the agent at '{}' has not answered within {:.1}s, its keys are not used",
+                    Path::new(&socket).display(),
+                    limit.as_secs_f64()
+                );
+                self.log.log(Level::Warn, text.into());
+                return Ok(());
+            }
+        };
+        self.leave_out(format!(
+            "the keys of the agent at '{}': {problem}",
+            Path::new(&socket).display()
+        ));
+        Ok(())
+    }
+
+    /// Something that might have been tried. Nobody asked for it, so this is
+    /// said only under `-v`, and where nothing else lets us in.
+    fn leave_out(&mut self, what: String) {
+        self.log
+            .log(Level::Debug, format!("not used: {what}").into());
+        self.credentials.left_out.push(what);
+    }
+
     /// A key of `-k`: tried in any case.
     fn add_named(&mut self, file: &KeyFile) -> Result<(), Stop> {
         let in_agent = file.public_blob().filter(|blob| self.holds(blob));
         match in_agent {
-            Some(blob) if file.is_encrypted() => self.keys.push(Key::Agent(blob.to_vec())),
+            Some(blob) if file.is_encrypted() => {
+                self.credentials.keys.push(Key::Agent(blob.to_vec()))
+            }
             _ => {
                 let key = self.unlock(file)?;
-                self.keys.push(Key::File(key));
+                self.credentials.keys.push(Key::File(key));
             }
         }
         Ok(())
@@ -82,6 +140,7 @@ impl Collector<'_> {
 
     fn add_agents(&mut self) {
         let named: Vec<Vec<u8>> = self
+            .credentials
             .keys
             .iter()
             .map(|key| match key {
@@ -90,45 +149,52 @@ impl Collector<'_> {
             })
             .collect();
         let others = self.agent.iter().filter(|blob| !named.contains(blob));
-        self.keys.extend(others.cloned().map(Key::Agent));
+        self.credentials
+            .keys
+            .extend(others.cloned().map(Key::Agent));
     }
 
-    /// A key that ssh tries too, if it is there. Whatever is wrong with it is
-    /// only said under `-v`: nobody asked for it.
-    fn add_default(&mut self, path: &std::path::Path, may_ask: bool) -> Result<(), Stop> {
+    /// A key that ssh tries too, if it is there.
+    fn add_default(&mut self, path: &Path, may_ask: bool) -> Result<(), Stop> {
         if !path.exists() {
             return Ok(());
         }
-        let skip = |why: String| {
-            let text = format!("key '{}' is not used: {why}", path.display());
-            self.log.log(Level::Debug, text.into());
-            Ok(())
-        };
         let file = match keys::read(path) {
             Ok(file) => file,
-            Err(error) => return skip(Tree::from_error(&error).flat()),
+            Err(error) => {
+                self.leave_out(Tree::from_error(&error).flat());
+                return Ok(());
+            }
         };
-        let is_known = file.public_blob().is_some_and(|blob| {
-            self.holds(blob)
-                || self
-                    .keys
-                    .iter()
-                    .any(|key| matches!(key, Key::File(key) if key.public_blob() == blob))
-        });
-        if is_known {
-            return skip("it is there already".into());
+        if file.public_blob().is_some_and(|blob| self.has(blob)) {
+            return Ok(());
         }
         if file.is_encrypted() {
-            if !self.agent.is_empty() {
-                return skip("it is encrypted, and the agent has keys".into());
-            }
-            if !may_ask || !terminal::is_there() {
-                return skip("it is encrypted, and nobody was asked for its passphrase".into());
+            let why_not = if !self.agent.is_empty() {
+                Some("the agent has other keys, add it with ssh-add or name it with -k")
+            } else if !may_ask {
+                Some("-k names another key")
+            } else if !terminal::is_there() {
+                Some("there is no terminal to ask for the passphrase on")
+            } else {
+                None
+            };
+            if let Some(why_not) = why_not {
+                let path = path.display();
+                self.leave_out(format!("key {path}, which is encrypted: {why_not}"));
+                return Ok(());
             }
         }
         let key = self.unlock(&file)?;
-        self.keys.push(Key::File(key));
+        self.credentials.keys.push(Key::File(key));
         Ok(())
+    }
+
+    /// Whether a key will be tried anyway.
+    fn has(&self, blob: &[u8]) -> bool {
+        let mut keys = self.credentials.keys.iter();
+        self.holds(blob)
+            || keys.any(|key| matches!(key, Key::File(key) if key.public_blob() == blob))
     }
 
     fn holds(&self, blob: &[u8]) -> bool {

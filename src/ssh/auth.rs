@@ -15,7 +15,7 @@ use crate::error::Tree;
 use crate::event::{Level, Log};
 use crate::hosts::known_hosts::fingerprint;
 use crate::ssh::keys::UserKey;
-use crate::ssh::session::{Interrupted, Patience, Session, SessionError, is_again};
+use crate::ssh::session::{Interrupted, Patience, Session, SessionError};
 
 /// A secret that the user typed, wiped when the last copy goes.
 pub type Secret = Arc<Zeroizing<String>>;
@@ -36,6 +36,8 @@ pub struct Credentials {
     pub keys: Vec<Key>,
     /// The password of `-p`.
     pub password: Option<Secret>,
+    /// Keys that were left out, and why: said where none of the others fits.
+    pub left_out: Vec<String>,
 }
 
 /// Why a login failed.
@@ -55,9 +57,11 @@ impl From<Interrupted> for AuthError {
     }
 }
 
-/// The public keys that the agent holds; none where there is no agent.
-#[must_use]
-pub fn agent_identities() -> Vec<Vec<u8>> {
+/// The public keys that the agent holds, for as long as it takes to answer.
+///
+/// # Errors
+/// Nobody answers there.
+pub fn agent_identities() -> Result<Vec<Vec<u8>>, Tree> {
     let list = || -> Result<Vec<Vec<u8>>, ssh2::Error> {
         let session = ssh2::Session::new()?;
         let mut agent = session.agent()?;
@@ -66,10 +70,7 @@ pub fn agent_identities() -> Vec<Vec<u8>> {
         let identities = agent.identities()?;
         Ok(identities.iter().map(|key| key.blob().to_vec()).collect())
     };
-    if std::env::var_os("SSH_AUTH_SOCK").is_none() {
-        return Vec::new();
-    }
-    list().unwrap_or_default()
+    list().map_err(|error| error.message().to_owned().into())
 }
 
 /// Logs in as `user`.
@@ -91,44 +92,44 @@ pub fn log_in(
         tried: Vec::new(),
     };
     let mut methods = attempt.methods()?;
+    let mut keys = credentials.keys.iter();
+    let mut password = credentials.password.as_ref();
     let mut agent = None;
-    for key in &credentials.keys {
-        if attempt.is_in() {
-            return Ok(());
-        }
-        if !methods.has("publickey") {
-            break;
-        }
-        attempt.key(key, &mut agent)?;
-        if !attempt.is_in() {
-            // "publickey,password" and the like: after the key the server wants
-            // something else, and only the list of methods shows that.
+    while !attempt.is_in() {
+        let answer = if methods.has("publickey")
+            && let Some(key) = keys.next()
+        {
+            attempt.key(key, &mut agent)?
+        } else if let Some(password) = password.take_if(|_| methods.has("password")) {
+            attempt.password(password)?
+        } else if let Some(password) = password.take_if(|_| methods.has("keyboard-interactive")) {
+            attempt.keyboard_interactive(password)?
+        } else {
+            return Err(AuthError::Refused(attempt.refusal(&methods, credentials)));
+        };
+        if answer == Answer::NotYet {
+            // "publickey,password" and the like: the server may want something
+            // else now, and only the list of methods shows that.
             let left = attempt.methods()?;
             if left != methods {
-                log.log(
-                    Level::Debug,
-                    format!("key accepted, server wants {left} too").into(),
-                );
+                attempt.was_accepted();
                 methods = left;
             }
         }
     }
-    if attempt.is_in() {
-        return Ok(());
-    }
-    if let Some(password) = &credentials.password {
-        if methods.has("password") {
-            attempt.password(password)?;
-        } else if methods.has("keyboard-interactive") {
-            attempt.keyboard_interactive(password)?;
-        }
-    }
-    if attempt.is_in() {
-        return Ok(());
-    }
-    // A password may be the first of two things as well.
-    let methods = attempt.methods().unwrap_or(methods);
-    Err(AuthError::Refused(attempt.refusal(&methods, credentials)))
+    Ok(())
+}
+
+/// What came of a key or a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    /// We are in.
+    Yes,
+    /// The server does not want it.
+    No,
+    /// We are not in; it may have been the first of several things. To find out
+    /// costs a request that servers count, and some log, as one more failure.
+    NotYet,
 }
 
 /// The ways to log in that a server offers, as it lists them.
@@ -141,18 +142,12 @@ impl Methods {
     }
 }
 
-impl std::fmt::Display for Methods {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
 struct Attempt<'a> {
     session: &'a Session,
     user: &'a str,
     patience: &'a Patience<'a>,
     log: &'a dyn Log,
-    /// What has been tried without success, for the error.
+    /// What has been tried and what came of it, for the error.
     tried: Vec<String>,
 }
 
@@ -172,7 +167,7 @@ impl Attempt<'_> {
             Ok(methods) => {
                 let methods = Methods(methods);
                 self.log
-                    .log(Level::Debug, format!("server offers {methods}").into());
+                    .log(Level::Debug, format!("server offers {}", methods.0).into());
                 Ok(methods)
             }
             // The "none" request that asks for the list was enough.
@@ -182,110 +177,122 @@ impl Attempt<'_> {
     }
 
     /// Tries a key. A refusal is not an error: others may follow.
-    fn key(&mut self, key: &Key, agent: &mut Option<OpenAgent>) -> Result<(), AuthError> {
+    fn key(&mut self, key: &Key, agent: &mut Option<OpenAgent>) -> Result<Answer, AuthError> {
         let (name, result) = match key {
             Key::File(key) => {
-                let name = format!("{} ({})", key.path().display(), key.fingerprint());
-                let result = self.session.drive(self.patience, |session| {
-                    let public = Some(key.public_text());
-                    session.userauth_pubkey_memory(self.user, public, key.private_text(), None)
+                let name = format!("key {} ({})", key.path().display(), key.fingerprint());
+                let (public, private) = (key.public_text(), key.private_text());
+                let result = self.try_out(|session| {
+                    session.userauth_pubkey_memory(self.user, Some(public), private, None)
                 });
                 (name, result)
             }
             Key::Agent(blob) => {
-                let name = format!("agent's {}", fingerprint(blob));
-                let result = self.agent_key(blob, agent);
+                let name = format!("the agent's key {}", fingerprint(blob));
+                let result = match self.in_agent(blob, agent) {
+                    Ok((agent, identity)) => self.try_out(|_| agent.userauth(self.user, identity)),
+                    Err(why) => {
+                        self.note(&format!("{name} ({why})"), Answer::No);
+                        return Ok(Answer::No);
+                    }
+                };
                 (name, result)
             }
         };
-        let verdict = match &result {
-            Ok(()) => "accepted",
-            Err(_) => "not accepted",
-        };
-        self.log
-            .log(Level::Debug, format!("key {name}: {verdict}").into());
-        match result {
-            Ok(()) => Ok(()),
-            Err(SessionError::Refused(_)) => {
-                self.tried.push(format!("key {name}"));
-                Ok(())
-            }
-            Err(error) => {
-                self.tried.push(format!("key {name}"));
-                Err(self.ended(error))
-            }
-        }
+        self.judge(&name, result)
     }
 
-    fn agent_key(&self, blob: &[u8], agent: &mut Option<OpenAgent>) -> Result<(), SessionError> {
-        if agent.is_none() {
-            *agent = Some(OpenAgent::open(self.session.inner()).map_err(|error| {
-                SessionError::Refused(format!("no agent: {}", error.message()).into())
-            })?);
-        }
-        let Some(open) = agent else { return Ok(()) };
-        let Some(identity) = open.identities.iter().find(|key| key.blob() == blob) else {
-            return Err(SessionError::Refused("the agent has lost the key".into()));
-        };
-        self.session
-            .drive(self.patience, |_| open.agent.userauth(self.user, identity))
-    }
-
-    fn password(&mut self, password: &Secret) -> Result<(), AuthError> {
+    /// Offers something to the server.
+    fn try_out(
+        &self,
+        mut call: impl FnMut(&ssh2::Session) -> Result<(), ssh2::Error>,
+    ) -> Result<Answer, SessionError> {
+        let mut answer = Answer::Yes;
         let result = self.session.drive(self.patience, |session| {
-            session.userauth_password(self.user, password)
+            call(session).inspect_err(|error| answer = answer_of(error))
         });
-        self.secret("password", result)
+        match result {
+            Ok(()) => Ok(Answer::Yes),
+            Err(SessionError::Refused(_)) => Ok(answer),
+            Err(error) => Err(error),
+        }
     }
 
-    fn keyboard_interactive(&mut self, password: &Secret) -> Result<(), AuthError> {
+    /// The agent, and the key in it.
+    fn in_agent<'a>(
+        &self,
+        blob: &[u8],
+        agent: &'a mut Option<OpenAgent>,
+    ) -> Result<(&'a Agent, &'a PublicKey), String> {
+        if agent.is_none() {
+            let opened = OpenAgent::open(self.session.inner())
+                .map_err(|error| format!("no agent: {}", error.message()))?;
+            *agent = Some(opened);
+        }
+        agent
+            .as_ref()
+            .and_then(|open| {
+                let mut identities = open.identities.iter();
+                let identity = identities.find(|key| key.blob() == blob)?;
+                Some((&open.agent, identity))
+            })
+            .ok_or_else(|| "the agent has lost it".to_owned())
+    }
+
+    fn password(&mut self, password: &Secret) -> Result<Answer, AuthError> {
+        let result = self.try_out(|session| session.userauth_password(self.user, password));
+        self.judge("password", result.map(Answer::of_password))
+    }
+
+    fn keyboard_interactive(&mut self, password: &Secret) -> Result<Answer, AuthError> {
         // One and the same object on every retry: libssh2 calls back into it
         // between two of them.
         let mut prompter = OneAnswer {
             password: Arc::clone(password),
             given: false,
         };
-        let session = self.session.inner();
-        let result = loop {
-            match session.userauth_keyboard_interactive(self.user, &mut prompter) {
-                Err(error) if is_again(&error) => {
-                    // Nothing to do but to wait for the socket.
-                    let mut first = true;
-                    self.session
-                        .drive(self.patience, |_| {
-                            if std::mem::take(&mut first) {
-                                Err(ssh2::Error::from_errno(error.code()))
-                            } else {
-                                Ok(())
-                            }
-                        })
-                        .map_err(|error| self.ended(error))?;
-                }
-                Ok(()) => break Ok(()),
-                Err(error) => break Err(super::session::classify(&error)),
-            }
-        };
-        self.secret("keyboard-interactive", result)
+        let result =
+            self.try_out(|session| session.userauth_keyboard_interactive(self.user, &mut prompter));
+        self.judge("keyboard-interactive", result.map(Answer::of_password))
     }
 
-    fn secret(&mut self, method: &str, result: Result<(), SessionError>) -> Result<(), AuthError> {
-        let verdict = if result.is_ok() {
-            "accepted"
-        } else {
-            "not accepted"
-        };
-        self.log
-            .log(Level::Debug, format!("{method}: {verdict}").into());
+    fn judge(
+        &mut self,
+        name: &str,
+        result: Result<Answer, SessionError>,
+    ) -> Result<Answer, AuthError> {
         match result {
-            Ok(()) => Ok(()),
-            Err(SessionError::Refused(_)) => {
-                self.tried.push(method.to_owned());
-                Ok(())
+            Ok(answer) => {
+                self.note(name, answer);
+                Ok(answer)
             }
             Err(error) => {
-                self.tried.push(method.to_owned());
+                self.note(name, Answer::No);
                 Err(self.ended(error))
             }
+        }
+    }
+
+    fn note(&mut self, name: &str, answer: Answer) {
+        let verdict = match answer {
+            Answer::Yes => "accepted",
+            Answer::No => "not accepted",
+            Answer::NotYet => "not accepted, or not enough",
+        };
+        self.log
+            .log(Level::Debug, format!("{name}: {verdict}").into());
+        if answer != Answer::Yes {
+            self.tried.push(format!("not accepted: {name}"));
+        }
+    }
+
+    /// What was tried last was right, but the server wants more.
+    fn was_accepted(&mut self) {
+        if let Some(last) = self.tried.last_mut()
+            && let Some(name) = last.strip_prefix("not accepted: ")
+        {
+            *last = format!("accepted, but not enough: {name}");
+            self.log.log(Level::Debug, last.as_str().into());
         }
     }
 
@@ -296,36 +303,71 @@ impl Attempt<'_> {
             SessionError::Interrupted(interrupted) => AuthError::Interrupted(interrupted),
             SessionError::Lost(reason) if self.tried.is_empty() => AuthError::Lost(reason),
             SessionError::Lost(_) => {
-                let tree = Tree::new(format!(
-                    "the host closed the connection after {} failed attempts; \
-                     name the right key with -k",
-                    self.tried.len()
-                ));
-                AuthError::Refused(self.with_tried(tree))
+                let attempts = match self.tried.len() {
+                    1 => "a failed attempt".to_owned(),
+                    several => format!("{several} failed attempts"),
+                };
+                let hint = if self.tried.len() > 1 {
+                    "; name the right key with -k, it is tried first"
+                } else {
+                    ""
+                };
+                let text = format!("the host closed the connection after {attempts}{hint}");
+                AuthError::Refused(self.with_tried(text.into()))
             }
             SessionError::Refused(reason) => AuthError::Refused(reason),
         }
     }
 
     fn refusal(&self, methods: &Methods, credentials: &Credentials) -> Tree {
-        let hint = if self.tried.is_empty()
-            && credentials.keys.is_empty()
-            && credentials.password.is_none()
-        {
-            "; there is no key to offer, name one with -k or start an agent"
-        } else if credentials.password.is_none() && methods.has("password") {
-            "; -p asks for a password"
-        } else {
-            ""
+        let has_password = credentials.password.is_some();
+        let has_keys = !credentials.keys.is_empty();
+        let (key, password) = (methods.has("publickey"), methods.has("password"));
+        let hint = match (has_keys, has_password) {
+            (false, true) if key => "; with -p no keys are tried but those of -k",
+            (false, false) if key && password => {
+                "; there is no key to offer: name one with -k or start an agent, \
+                 or use a password with -p"
+            }
+            (false, false) if key => {
+                "; there is no key to offer: name one with -k or start an agent"
+            }
+            (_, false) if password => "; -p asks for a password",
+            _ => "",
         };
-        let tree = Tree::new(format!("permission denied, the host wants {methods}{hint}"));
-        self.with_tried(tree)
+        let tree = match methods.0.as_str() {
+            "" => Tree::new("permission denied, the host offers no way to log in"),
+            methods => Tree::new(format!("permission denied, the host wants {methods}{hint}")),
+        };
+        let left_out = credentials.left_out.iter();
+        left_out.fold(self.with_tried(tree), |tree, left_out| {
+            tree.because(format!("not tried: {left_out}"))
+        })
     }
 
     fn with_tried(&self, tree: Tree) -> Tree {
-        self.tried.iter().fold(tree, |tree, tried| {
-            tree.because(format!("not accepted: {tried}"))
-        })
+        let tried = self.tried.iter();
+        tried.fold(tree, |tree, tried| tree.because(tried.as_str()))
+    }
+}
+
+impl Answer {
+    /// libssh2 does not tell a wrong password from one that was the first of
+    /// several things.
+    fn of_password(self) -> Self {
+        match self {
+            Self::Yes => Self::Yes,
+            Self::No | Self::NotYet => Self::NotYet,
+        }
+    }
+}
+
+/// What a failed attempt with a key means. Before it signs anything libssh2 asks
+/// whether the key would do; if not, there is no doubt (AUTHENTICATION_FAILED).
+fn answer_of(error: &ssh2::Error) -> Answer {
+    match error.code() {
+        ErrorCode::Session(-18) => Answer::No,
+        _ => Answer::NotYet,
     }
 }
 
