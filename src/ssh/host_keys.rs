@@ -4,9 +4,12 @@
 //! The files are read and searched by `hosts::known_hosts`; asking the user and
 //! recording new keys is up to `run`, once for all hosts.
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::error::Tree;
 use crate::event::HostKey;
 use crate::hosts::known_hosts::{Place, Verdict, record_name};
+use crate::remote::command_line::quote;
 
 /// What to do with unknown host keys (`--host-keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -87,8 +90,10 @@ fn changed(what: &str, at: &Place, known: &str, name: &str, key: &HostKey) -> Tr
     ))
     .because(format!("{at} has {known}"))
     .because(format!(
-        "if the change is right, remove the old key: ssh-keygen -R '{name}' -f '{}'",
-        at.file.display()
+        "if the change is right, remove that line, or all keys of that name: \
+         ssh-keygen -R {} -f {}",
+        quote(name.as_bytes()),
+        quote(at.file.as_os_str().as_bytes())
     ))
 }
 
