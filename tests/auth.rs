@@ -10,11 +10,14 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::net::UnixListener;
+use std::io::{Read, Write};
+use std::os::unix::fs::chown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::thread;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -644,6 +647,57 @@ fn an_agent_that_never_answers_is_given_up() {
     wait_for_signal_handlers(running.child.id());
     running.signal("INT");
     running.finish().killed_by(2);
+}
+
+/// As one whose owner does not touch the security key.
+#[test]
+fn an_agent_that_never_signs_does_not_keep_ctrl_c_from_ending_the_run() {
+    let hosts = Hosts::start(1);
+    let key = public_key(stray_key(&hosts));
+    hosts.authorize("root", &key);
+    let key = fs::read_to_string(key).unwrap();
+    let blob = STANDARD.decode(key.split(' ').nth(1).unwrap()).unwrap();
+    let socket = hosts.dir().join("lazy-agent");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let (sender, asked_to_sign) = channel();
+    thread::spawn(move || {
+        for mut client in listener.incoming().flatten() {
+            let (blob, sender) = (blob.clone(), sender.clone());
+            thread::spawn(move || serve_lazily(&mut client, &blob, &sender));
+        }
+    });
+    let see = |command: &mut Command| {
+        command.env("SSH_AUTH_SOCK", &socket);
+    };
+    let running = on_all(&hosts, ["-C", "true"]).with(see).spawn();
+    asked_to_sign.recv_timeout(SOON).unwrap();
+    running.signal("INT");
+    running.finish().killed_by(2).says("SIGINT received");
+}
+
+/// Lists a key, and thinks about signatures for ever (draft-miller-ssh-agent).
+fn serve_lazily(client: &mut UnixStream, blob: &[u8], asked_to_sign: &Sender<()>) {
+    let mut length = [0; 4];
+    while client.read_exact(&mut length).is_ok() {
+        let mut request = vec![0; u32::from_be_bytes(length) as usize];
+        if client.read_exact(&mut request).is_err() {
+            return;
+        }
+        if request[0] != 11 {
+            // The test may be over.
+            let _ = asked_to_sign.send(());
+            continue;
+        }
+        let size = |bytes: &[u8]| u32::try_from(bytes.len()).expect("short").to_be_bytes();
+        let mut answer = vec![12, 0, 0, 0, 1];
+        answer.extend(size(blob));
+        answer.extend(blob);
+        answer.extend([0; 4]);
+        let message = [&size(&answer)[..], &answer].concat();
+        if client.write_all(&message).is_err() {
+            return;
+        }
+    }
 }
 
 /// Until the program catches SIGINT.

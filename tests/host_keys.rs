@@ -67,28 +67,30 @@ fn user_file(hosts: &Hosts) -> PathBuf {
 fn key(host: &Host, kind: &str) -> String {
     let keys = host.host_keys();
     let key = keys.iter().find(|key| key.starts_with(kind));
-    let mut words = key.expect("the host has such a key").split(' ');
-    format!("{} {}", words.next().unwrap(), words.next().unwrap())
+    without_comment(key.expect("the host has such a key"))
 }
 
 /// A key that no host has.
 fn nobodys_key(hosts: &Hosts) -> String {
     let public = hosts::keys::public_key(hosts.key());
-    let text = fs::read_to_string(public).unwrap();
-    let mut words = text.split(' ');
-    format!("{} {}", words.next().unwrap(), words.next().unwrap())
+    without_comment(&fs::read_to_string(public).expect("a public key is text"))
+}
+
+fn without_comment(key: &str) -> String {
+    let words: Vec<&str> = key.split(' ').take(2).collect();
+    words.join(" ")
 }
 
 /// The fingerprint as `ssh-keygen -lf` prints it.
 fn fingerprint(key: &str) -> String {
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::write(file.path(), format!("{key}\n")).unwrap();
-    let output = Command::new("ssh-keygen")
-        .arg("-lf")
-        .arg(file.path())
-        .output();
-    let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
-    text.split(' ').nth(1).unwrap().to_owned()
+    let file = tempfile::NamedTempFile::new().expect("there is room for a temporary file");
+    fs::write(file.path(), format!("{key}\n")).expect("it can be written");
+    let mut keygen = Command::new("ssh-keygen");
+    let output = keygen.arg("-lf").arg(file.path()).output();
+    let text = output.expect("ssh-keygen can be run").stdout;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let word = text.split(' ').nth(1);
+    word.expect("ssh-keygen prints a fingerprint").to_owned()
 }
 
 /// What a real ssh makes of a known_hosts file.
@@ -102,7 +104,8 @@ fn ssh(hosts: &Hosts, policy: &str, file: &Path, host: &str, port: u16) -> bool 
         .args(["-o", "UpdateHostKeys=no", "-l", "root", "-i"])
         .arg(hosts.key())
         .args(["-p", &port.to_string(), host, "true"]);
-    ssh.output().unwrap().status.success()
+    let output = ssh.output().expect("ssh can be run");
+    output.status.success()
 }
 
 // ---- what is known
