@@ -15,10 +15,12 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, FromArgMatches};
+use rustix::io::Errno;
 
 use crate::config::{Command, Config, Connection, Look, Mode, Secrets, Sudo};
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
+use crate::output::printer::OutputError;
 use crate::remote::command_line::{CommandLine, Shell};
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
@@ -44,15 +46,17 @@ impl Early {
     #[must_use]
     pub fn print(self) -> ExitStatus {
         match self {
-            Self::Clap(error) => {
+            Self::Clap(error) if error.use_stderr() => {
                 // Nothing can be said if that does not work.
                 let _ = error.print();
-                if error.use_stderr() {
-                    ExitStatus::Usage
-                } else {
-                    ExitStatus::Success
-                }
+                ExitStatus::Usage
             }
+            // Help and version are what was asked for.
+            Self::Clap(text) => match text.print() {
+                Ok(()) => ExitStatus::Success,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::BrokenPipe,
+                Err(error) => complain(Tree::from_error(&OutputError::Failed(error))),
+            },
             Self::Usage(tree) => {
                 let text = format!("error: {}\n", tree.flat());
                 let _ = io::stderr().write_all(text.as_bytes());
@@ -73,8 +77,8 @@ fn usage(text: impl Into<String>) -> Early {
 }
 
 /// Says what went wrong when there is no printer to say it.
-pub fn complain(error: &io::Error) -> ExitStatus {
-    Early::Usage(Tree::new("can't start").because(Tree::from_error(error))).print()
+pub fn complain(error: Tree) -> ExitStatus {
+    Early::Usage(error).print()
 }
 
 /// Ends the process by a signal.
@@ -138,8 +142,25 @@ impl Typed {
 
     fn check_combinations(&self) -> Result<(), Early> {
         let args = &self.args;
-        let wants_command = !args.list;
-        if wants_command && args.words.is_empty() {
+        if !args.command
+            && let Some(word) = args.words.first()
+        {
+            let advice = if args.list {
+                "name hosts with -o"
+            } else {
+                "to run it as a command, put -C before it"
+            };
+            return Err(usage(format!(
+                "'{}' is no option; {advice}",
+                word.display()
+            )));
+        }
+        if !args.list && !args.command {
+            return Err(usage(
+                "there is nothing to do; -C runs a command, as in: orgalorg -o web1 -C uptime (see --help)",
+            ));
+        }
+        if args.command && args.words.is_empty() {
             return Err(usage(
                 "-C needs a command, as in: orgalorg -o web1 -C uptime",
             ));
@@ -165,9 +186,7 @@ impl Typed {
         let addresses = hosts::collect(&args.hosts, stdin, home)?;
         let excluded = hosts::collect(&args.exclude, None, home)?;
         if addresses.is_empty() {
-            return Err(usage(
-                "there are no hosts to work on, name some with -o or -s",
-            ));
+            return Err(usage(self.no_hosts()));
         }
         let user = match &args.user {
             Some(user) => check_user(user)?,
@@ -179,6 +198,24 @@ impl Typed {
             return Err(usage("--exclude leaves no hosts to work on"));
         }
         Ok(targets)
+    }
+
+    /// Why there are no hosts. An expression names some always, so that only
+    /// files and stdin can have been without.
+    fn no_hosts(&self) -> String {
+        let args = &self.args;
+        let files = args.hosts.iter();
+        let mut sources: Vec<String> = files
+            .map(|file| format!("in '{}'", file.display()))
+            .collect();
+        if args.read_stdin {
+            sources.push("on stdin".to_owned());
+        }
+        if sources.is_empty() {
+            "there are no hosts to work on, name some with -o or -s".to_owned()
+        } else {
+            format!("there are no hosts to work on: none {}", sources.join(", "))
+        }
     }
 
     fn command(&self) -> Result<Command, Early> {
@@ -261,7 +298,9 @@ impl Typed {
 }
 
 fn is_stdin(path: &Path) -> bool {
-    path == Path::new("-") || path == Path::new("/dev/stdin")
+    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
+        .iter()
+        .any(|name| path == Path::new(name))
 }
 
 /// Opens what `-i` names, so that a mistake is found before anything is run.
@@ -283,7 +322,8 @@ fn open_input(path: &Path) -> Result<File, Early> {
     };
     let metadata = file.metadata().map_err(|error| failed(&error))?;
     if metadata.is_dir() {
-        return Err(failed(&io::Error::from(io::ErrorKind::IsADirectory)));
+        // Said as the system says it.
+        return Err(failed(&Errno::ISDIR.into()));
     }
     Ok(file)
 }

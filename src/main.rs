@@ -7,7 +7,7 @@ use orgalorg::{cli, run};
 
 fn main() -> ExitCode {
     let status = match cli::parse(std::env::args_os()) {
-        Ok(config) => run::run(config).unwrap_or_else(|error| cli::complain(&error)),
+        Ok(config) => run::run(config).unwrap_or_else(cli::complain),
         Err(early) => early.print(),
     };
     match status {

@@ -33,12 +33,7 @@ pub(super) struct Args {
     /// The words are joined by spaces and run by bash on each host, just as
     /// `ssh host WORDS` does. Options stand before the first word; everything
     /// after it belongs to the command.
-    #[arg(
-        short = 'C',
-        long,
-        help_heading = "Mode",
-        required_unless_present = "list"
-    )]
+    #[arg(short = 'C', long, help_heading = "Mode")]
     pub(super) command: bool,
 
     /// Print the hosts, one per line, and connect to nothing
@@ -55,8 +50,7 @@ pub(super) struct Args {
         short = 'o',
         long = "host",
         value_name = "HOST",
-        help_heading = "Hosts",
-        required_unless_present = "read_stdin"
+        help_heading = "Hosts"
     )]
     pub(super) hosts: Vec<OsString>,
 

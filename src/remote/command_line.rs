@@ -180,7 +180,7 @@ impl CommandLine<'_> {
 
     fn bare(&self) -> Result<String, CommandLineError> {
         if self.sudo.is_some() {
-            return Err(CommandLineError::NeedsShell("-x"));
+            return Err(CommandLineError::NeedsShell("-x or -K"));
         }
         if self.directory.is_some() {
             return Err(CommandLineError::NeedsShell("-r"));

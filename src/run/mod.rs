@@ -39,13 +39,15 @@ use secrets::Secrets;
 /// Does what the configuration says, and says how the process is to end.
 ///
 /// # Errors
-/// There is not even a thread to print errors with.
-pub fn run(config: Config) -> io::Result<ExitStatus> {
+/// What could not be said, because there is no printer: not even a thread for it,
+/// or no place to write the list to.
+pub fn run(config: Config) -> Result<ExitStatus, Tree> {
     if matches!(config.mode, Mode::List) {
-        return Ok(list(&config.targets));
+        return list(&config.targets);
     }
     raise_descriptor_limit();
-    let outlets = Outlets::open(&config)?;
+    let outlets = Outlets::open(&config)
+        .map_err(|error| Tree::new("can't start").because(Tree::from_error(&error)))?;
     let secrets = match prepare(&config, &outlets) {
         Ok(secrets) => secrets,
         Err(stop) => return Ok(outlets.close(stop)),
@@ -56,16 +58,16 @@ pub fn run(config: Config) -> io::Result<ExitStatus> {
 }
 
 /// Prints the targets (`--list`).
-fn list(targets: &[Target]) -> ExitStatus {
+fn list(targets: &[Target]) -> Result<ExitStatus, Tree> {
     let mut lines = String::new();
     for target in targets {
         lines.push_str(&target.node());
         lines.push('\n');
     }
     match io::stdout().lock().write_all(lines.as_bytes()) {
-        Ok(()) => ExitStatus::Success,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::BrokenPipe,
-        Err(_) => ExitStatus::Usage,
+        Ok(()) => Ok(ExitStatus::Success),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitStatus::BrokenPipe),
+        Err(error) => Err(Tree::from_error(&OutputError::Failed(error))),
     }
 }
 
