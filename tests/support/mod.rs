@@ -23,6 +23,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 pub struct Orgalorg {
     command: Command,
     stdin: Option<Vec<u8>>,
+    source: Option<Stdio>,
     limit: Duration,
 }
 
@@ -46,6 +47,7 @@ pub fn orgalorg_in_empty_home<A: AsRef<OsStr>>(
     Orgalorg {
         command,
         stdin: None,
+        source: None,
         limit: LIMIT,
     }
 }
@@ -89,6 +91,12 @@ impl Orgalorg {
         self
     }
 
+    /// What its stdin is, for what is not just bytes from a pipe.
+    pub fn stdin_from(mut self, source: impl Into<Stdio>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
     /// Changes something else about it.
     pub fn with(mut self, change: impl FnOnce(&mut Command)) -> Self {
         change(&mut self.command);
@@ -117,12 +125,15 @@ impl Orgalorg {
                 .pre_exec(|| Ok(rustix::process::setsid().map(drop)?))
         };
         self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        self.command.stdin(match self.stdin {
-            Some(_) => Stdio::piped(),
-            None => Stdio::null(),
+        self.command.stdin(match (self.source.take(), &self.stdin) {
+            (Some(source), _) => source,
+            (None, Some(_)) => Stdio::piped(),
+            (None, None) => Stdio::null(),
         });
         let started = Instant::now();
         let mut child = self.command.spawn().expect("the program can be started");
+        // It may hold one end of a pipe whose other end the test watches.
+        drop(self.command);
         if let (Some(bytes), Some(mut stdin)) = (self.stdin.take(), child.stdin.take()) {
             thread::spawn(move || {
                 // A program that does not read all of it is no error.
