@@ -244,7 +244,11 @@ impl Typed {
             line,
             needs_bash: shell.is_default(),
             sudo: nonces.map(|nonces| Sudo { as_root, nonces }),
-            input: args.stdin.as_deref().map(open_input).transpose()?,
+            input: args
+                .stdin
+                .as_deref()
+                .map(|path| open_input(&self.expand_home(path)))
+                .transpose()?,
             terminal: args.tty,
             timeout: args.timeout,
         })
