@@ -25,6 +25,12 @@ pub enum CommandLineError {
         "the shell template '{0}' has no {{}} where the command goes, as in the default \"bash -c '{{}}'\""
     )]
     NoPlaceholder(String),
+    /// A template that quotes the place of the command together with other text.
+    #[error(
+        "in the shell template '{0}' the {{}} stands between quotes with other text, but it has to be \
+         a word of its own, as in: bash -c 'set -e; eval \"$1\"' _ {{}}"
+    )]
+    QuotedPlaceholder(String),
     /// Too long for an SSH packet.
     #[error(
         "the command is too long: {length} bytes with its quoting, at most {MAX_LENGTH} fit; \
@@ -75,19 +81,24 @@ pub fn quote(word: &[u8]) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shell {
     template: String,
+    /// The template without its places: one piece more than there are places.
+    pieces: Vec<String>,
 }
 
 impl Shell {
     /// Checks a template. Empty means no wrapper.
     ///
     /// # Errors
-    /// A template without `{}`.
+    /// A template without `{}`, or with one where the program could not be one
+    /// word.
     pub fn new(template: &str) -> Result<Self, CommandLineError> {
-        if !template.is_empty() && !template.contains("{}") {
+        let pieces = split_at_places(template)?;
+        if !template.is_empty() && pieces.len() == 1 {
             return Err(CommandLineError::NoPlaceholder(template.to_owned()));
         }
         Ok(Self {
             template: template.to_owned(),
+            pieces,
         })
     }
 
@@ -105,28 +116,7 @@ impl Shell {
 
     /// The command that runs `program`.
     fn wrap(&self, program: &[u8]) -> String {
-        let word = quote(program);
-        // The template may quote the place itself. Both forms in one pass: the
-        // program may contain `{}` too, and must not be searched.
-        let mut command = String::with_capacity(self.template.len() + word.len());
-        let mut rest = self.template.as_str();
-        while let Some(at) = rest.find("{}") {
-            let (before, after) = (&rest[..at], &rest[at + 2..]);
-            match (before.strip_suffix('\''), after.strip_prefix('\'')) {
-                (Some(before), Some(after)) => {
-                    command.push_str(before);
-                    command.push_str(&word);
-                    rest = after;
-                }
-                _ => {
-                    command.push_str(before);
-                    command.push_str(&word);
-                    rest = after;
-                }
-            }
-        }
-        command.push_str(rest);
-        command
+        self.pieces.join(&quote(program))
     }
 
     /// Whether the template is a plain call of a shell, so that `exec` may stand
@@ -140,12 +130,53 @@ impl Shell {
             name,
             "sh" | "bash" | "dash" | "ash" | "zsh" | "ksh" | "mksh" | "busybox"
         ) && words.all(|word| {
-            matches!(word, "{}" | "'{}'")
+            PLACES.contains(&word)
                 || word
                     .bytes()
                     .all(|byte| byte.is_ascii_alphanumeric() || b"-+_".contains(&byte))
         })
     }
+}
+
+/// How a template may write the place of the program: also between quotes of its
+/// own, for the program is quoted anyway.
+const PLACES: [&str; 3] = ["'{}'", "\"{}\"", "{}"];
+
+/// Splits a template at its places.
+///
+/// Any other quotes around a place would end where those of the program begin,
+/// and lay it bare to the login shell.
+fn split_at_places(template: &str) -> Result<Vec<String>, CommandLineError> {
+    let mut pieces = vec![String::new()];
+    let mut quoted_by = None;
+    let mut rest = template;
+    while let Some(next) = rest.chars().next() {
+        let place = PLACES.iter().find(|place| rest.starts_with(**place));
+        if let Some(place) = place.filter(|_| quoted_by.is_none()) {
+            pieces.push(String::new());
+            rest = &rest[place.len()..];
+            continue;
+        }
+        if rest.starts_with("{}") {
+            return Err(CommandLineError::QuotedPlaceholder(template.to_owned()));
+        }
+        let mut length = next.len_utf8();
+        match (next, quoted_by) {
+            ('\'' | '"', None) => quoted_by = Some(next),
+            ('\'' | '"', Some(quote)) if quote == next => quoted_by = None,
+            // What follows is no quote.
+            ('\\', None | Some('"')) => {
+                length += rest[length..].chars().next().map_or(0, char::len_utf8);
+            }
+            _ => {}
+        }
+        let (text, after) = rest.split_at(length);
+        if let Some(piece) = pieces.last_mut() {
+            piece.push_str(text);
+        }
+        rest = after;
+    }
+    Ok(pieces)
 }
 
 /// What a remote command is made of.
@@ -263,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_template_may_quote_the_place_or_not() {
-        for template in ["sh -c {}", "sh -c '{}'"] {
+        for template in ["sh -c {}", "sh -c '{}'", "sh -c \"{}\""] {
             let shell = Shell::new(template).expect("template");
             let command = CommandLine {
                 shell: &shell,
@@ -282,6 +313,31 @@ mod tests {
             Shell::new("bash -c"),
             Err(CommandLineError::NoPlaceholder("bash -c".into()))
         );
+    }
+
+    #[test]
+    fn a_place_within_other_quotes_is_refused() {
+        for template in [
+            "bash -c 'set -e; {}'",
+            "bash -c \"{}; true\"",
+            "bash -c \"'{}'\"",
+            "bash -c '\"{}\"'",
+            "bash -c \"a \\\" {}\"",
+            "sh -c {} '{} '",
+        ] {
+            assert_eq!(
+                Shell::new(template),
+                Err(CommandLineError::QuotedPlaceholder(template.into()))
+            );
+        }
+        for (template, command) in [
+            ("echo 'a b' {} \"c\" {}", "echo 'a b' 'x' \"c\" 'x'"),
+            (r"echo \' {} \' {}", r"echo \' 'x' \' 'x'"),
+            (r"echo '\' {} é{}", r"echo '\' 'x' é'x'"),
+        ] {
+            let shell = Shell::new(template).expect("template");
+            assert_eq!(shell.wrap(b"x"), command);
+        }
     }
 
     #[test]
