@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use clap::{CommandFactory, FromArgMatches};
 use rustix::io::Errno;
 
-use crate::config::{Command, Config, Connection, Look, Mode, Secrets, Sudo};
+use crate::config::{Command, Config, Connection, InputFile, Look, Mode, Secrets, Sudo};
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
 use crate::output::printer::OutputError;
@@ -308,7 +308,7 @@ fn is_stdin(path: &Path) -> bool {
 }
 
 /// Opens what `-i` names, so that a mistake is found before anything is run.
-fn open_input(path: &Path) -> Result<File, Early> {
+fn open_input(path: &Path) -> Result<InputFile, Early> {
     let failed = |error: &io::Error| {
         Early::Usage(
             Tree::new(format!("can't open input file '{}'", path.display()))
@@ -329,7 +329,12 @@ fn open_input(path: &Path) -> Result<File, Early> {
         // Said as the system says it.
         return Err(failed(&Errno::ISDIR.into()));
     }
-    Ok(file)
+    let name = if is_stdin(path) {
+        "stdin".to_owned()
+    } else {
+        format!("'{}'", path.display())
+    };
+    Ok(InputFile { file, name })
 }
 
 fn check_user(user: &str) -> Result<String, Early> {

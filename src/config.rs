@@ -51,11 +51,20 @@ pub struct Command {
     /// `line` runs it under sudo (`-x`).
     pub sudo: Option<Sudo>,
     /// Sent to every command's stdin (`-i`).
-    pub input: Option<File>,
+    pub input: Option<InputFile>,
     /// With a pseudo-terminal.
     pub terminal: bool,
     /// How long it may take on each host.
     pub timeout: Option<Duration>,
+}
+
+/// What `-i` names.
+#[derive(Debug)]
+pub struct InputFile {
+    /// Opened.
+    pub file: File,
+    /// As messages name it.
+    pub name: String,
 }
 
 /// How a command gets past sudo.

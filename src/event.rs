@@ -142,7 +142,7 @@ pub enum NodeEvent {
     Started,
     /// What the commands are to read cannot be read (a local problem, not the
     /// node's).
-    InputFailed(std::io::Error),
+    InputFailed(Tree),
     /// Nothing more will come from this node.
     Ended(Outcome),
 }

@@ -433,7 +433,7 @@ fn input_that_cannot_be_read_ends_the_run() {
     ])
     .run()
     .code(2)
-    .says("[FATAL] can't read the input")
+    .says("[FATAL] can't read the input from '/proc/self/mem'\n")
     .says("Input/output error");
     assert!(!finished.stdout().contains("end"), "{}", finished.stdout());
 
@@ -455,10 +455,39 @@ fn input_that_cannot_be_read_ends_the_run() {
     let finished = running
         .finish()
         .code(2)
-        .says("[FATAL] can't read the input")
+        .says("[FATAL] can't read the input from stdin\n")
         .says("Input/output error")
         .says("not finished (2 nodes): web1, web2");
     assert!(!finished.stdout().contains("end"), "{}", finished.stdout());
+}
+
+#[test]
+fn input_that_cannot_be_kept_is_not_called_unreadable() {
+    let run = |directory: &Path| {
+        let running = orgalorg(&["-o", "web[1-2]", "-i", "-", "-C", "exec sleep 600"])
+            .with(|command| {
+                command.env("TMPDIR", directory);
+            })
+            .stdin(vec![b'x'; 1 << 20]);
+        let finished = running.run().code(2);
+        finished
+            .says("can't keep the input")
+            .says(&format!("'{}'", directory.display()))
+            .says("TMPDIR")
+    };
+    run(Path::new("/no/such")).says("No such file or directory");
+    // A file system that is full at once.
+    let small = HOSTS.home().join("small");
+    fs::create_dir(&small).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=64k", "small"];
+    let mounted = HOSTS
+        .client("mount")
+        .args(mount)
+        .arg(&small)
+        .status()
+        .unwrap();
+    assert!(mounted.success());
+    run(&small).says("No space left on device");
 }
 
 /// The program on a terminal of 33 lines and 101 columns.

@@ -26,9 +26,44 @@ const FEED: usize = 64 * 1024;
 /// Give disk space back in pieces of this size.
 const PUNCH: u64 = 16 * 1024 * 1024;
 
+/// Why commands do not get their input.
+#[derive(Debug, thiserror::Error)]
+pub enum InputError {
+    /// Whatever `-i` names.
+    #[error("can't read the input from {name}")]
+    Read {
+        /// What it is called.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file for what comes from a pipe or terminal.
+    #[error(
+        "can't keep the input that hosts have not read yet in a temporary file in '{directory}' \
+         (TMPDIR names another directory)"
+    )]
+    Spool {
+        /// Where it is.
+        directory: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No thread can be started.
+    #[error("can't start another thread on this machine")]
+    Thread(#[source] io::Error),
+}
+
+impl InputError {
+    fn spool(source: io::Error) -> Self {
+        let directory = std::env::temp_dir().display().to_string();
+        Self::Spool { directory, source }
+    }
+}
+
 /// The input of a run; each node makes its own [`Reader`].
 #[derive(Debug)]
 pub struct Input {
+    name: String,
     file: File,
     start: u64,
     spool: Option<Spool>,
@@ -48,9 +83,13 @@ impl Input {
     ///
     /// # Errors
     /// It cannot be read from any place (so it is no regular file).
-    pub fn from_file(mut file: File) -> io::Result<Self> {
-        let start = file.stream_position()?;
+    pub fn from_file(mut file: File, name: String) -> Result<Self, InputError> {
+        let start = match file.stream_position() {
+            Ok(start) => start,
+            Err(source) => return Err(InputError::Read { name, source }),
+        };
         Ok(Self {
+            name,
             file,
             start,
             spool: None,
@@ -61,9 +100,10 @@ impl Input {
     ///
     /// # Errors
     /// No temporary file can be made.
-    pub fn spooled(nodes: usize) -> io::Result<Self> {
+    pub fn spooled(name: String, nodes: usize) -> Result<Self, InputError> {
         Ok(Self {
-            file: tempfile::tempfile()?,
+            name,
+            file: tempfile::tempfile().map_err(InputError::spool)?,
             start: 0,
             spool: Some(Spool {
                 length: AtomicU64::new(0),
@@ -71,6 +111,11 @@ impl Input {
                 readers: (0..nodes).map(|_| AtomicU64::new(0)).collect(),
             }),
         })
+    }
+
+    fn unreadable(&self, source: io::Error) -> InputError {
+        let name = self.name.clone();
+        InputError::Read { name, source }
     }
 
     /// This node will not read (any more).
@@ -105,7 +150,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn fill(&mut self, buffer: &mut Vec<u8>) -> io::Result<Supply> {
+    pub fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<Supply, InputError> {
         let (most, at_end) = match &self.input.spool {
             None => (INPUT_CHUNK, true),
             Some(spool) => {
@@ -117,7 +162,12 @@ impl Reader {
             }
         };
         buffer.resize(most, 0);
-        let read = read_at(&self.input.file, buffer, self.offset)?;
+        let read = read_at(&self.input.file, buffer, self.offset).map_err(|error| {
+            match &self.input.spool {
+                None => self.input.unreadable(error),
+                Some(_) => InputError::spool(error),
+            }
+        })?;
         buffer.truncate(read);
         self.offset += read as u64;
         if let Some(spool) = &self.input.spool {
@@ -155,8 +205,8 @@ pub fn start_feeder(
     source: File,
     input: Arc<Input>,
     wakers: Vec<Waker>,
-    problems: Sender<io::Error>,
-) -> io::Result<()> {
+    problems: Sender<InputError>,
+) -> Result<(), InputError> {
     thread::Builder::new()
         .name("feeder".into())
         .spawn(move || {
@@ -166,9 +216,10 @@ pub fn start_feeder(
             }
         })
         .map(drop)
+        .map_err(InputError::Thread)
 }
 
-fn feed(mut source: File, input: &Input, wakers: &[Waker]) -> io::Result<()> {
+fn feed(mut source: File, input: &Input, wakers: &[Waker]) -> Result<(), InputError> {
     let Some(spool) = &input.spool else {
         return Ok(());
     };
@@ -179,10 +230,14 @@ fn feed(mut source: File, input: &Input, wakers: &[Waker]) -> io::Result<()> {
         let read = match source.read(&mut buffer) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+            Err(error) => return Err(input.unreadable(error)),
         };
         if read > 0 {
-            input.file.write_all_at(&buffer[..read], length)?;
+            let new = &buffer[..read];
+            input
+                .file
+                .write_all_at(new, length)
+                .map_err(InputError::spool)?;
             length += read as u64;
             spool.length.store(length, Ordering::Release);
         } else {
@@ -229,7 +284,7 @@ mod tests {
         let body = vec![b'x'; 100_000];
         file.write_all(&body).expect("write");
         file.seek(io::SeekFrom::Start(7)).expect("seek");
-        let input = Arc::new(Input::from_file(file).expect("input"));
+        let input = Arc::new(Input::from_file(file, "it".into()).expect("input"));
         for node in [0, 1] {
             let mut reader = Reader::new(Arc::clone(&input), NodeId(node));
             assert_eq!(all(&mut reader), (body.clone(), Supply::End));
@@ -239,7 +294,7 @@ mod tests {
     #[test]
     fn a_pipe_is_read_once_and_given_to_all() {
         let (read, mut write) = io::pipe().expect("pipe");
-        let input = Arc::new(Input::spooled(2).expect("input"));
+        let input = Arc::new(Input::spooled("it".into(), 2).expect("input"));
         let mut readers = [0, 1].map(|node| Reader::new(Arc::clone(&input), NodeId(node)));
         assert_eq!(all(&mut readers[0]), (vec![], Supply::Nothing));
         write.write_all(b"line\n").expect("write");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::cluster::input::Reader;
+use crate::error::Tree;
 use crate::event::{NodeId, Stream};
 use crate::output::credit::Credit;
 use crate::output::{Display, Message};
@@ -24,7 +25,7 @@ pub(super) struct CommandPorts {
     input: Option<Reader>,
     sudo: Option<Sudo>,
     tail: Vec<u8>,
-    input_error: Option<std::io::Error>,
+    input_error: Option<Tree>,
 }
 
 /// sudo between us and the command.
@@ -83,7 +84,7 @@ impl CommandPorts {
     }
 
     /// What went wrong with our own input, once.
-    pub(super) fn take_input_error(&mut self) -> Option<std::io::Error> {
+    pub(super) fn take_input_error(&mut self) -> Option<Tree> {
         self.input_error.take()
     }
 
@@ -166,7 +167,7 @@ impl Ports for CommandPorts {
         match &mut self.input {
             None => Supply::End,
             Some(reader) => reader.fill(buffer).unwrap_or_else(|error| {
-                self.input_error = Some(error);
+                self.input_error = Some(Tree::from_error(&error));
                 buffer.clear();
                 Supply::End
             }),

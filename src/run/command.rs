@@ -1,13 +1,12 @@
 //! The mode `-C`: one command on all hosts at once.
 
-use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use crate::cluster::fan_out::FanOut;
-use crate::cluster::input::{self, Input};
+use crate::cluster::input::{self, Input, InputError};
 use crate::cluster::node::{Job, Order, SudoJob};
-use crate::config::Command;
+use crate::config::{Command, InputFile};
+use crate::error::Tree;
 use crate::event::Status;
 use crate::run::ending::Stop;
 use crate::run::{Run, State};
@@ -49,7 +48,7 @@ impl Run {
             .input
             .map(|file| self.input(file))
             .transpose()
-            .map_err(|error| Stop::input(&error))?;
+            .map_err(|error| Stop::Local(Tree::from_error(&error)))?;
         let password = self.sudo_password.clone();
         Ok(Arc::new(Job {
             command: command.line,
@@ -67,11 +66,11 @@ impl Run {
 
     /// The input of all hosts: a file that each reads by itself, or a pipe that
     /// somebody has to read for them.
-    fn input(&self, file: File) -> io::Result<Arc<Input>> {
-        if file.metadata()?.is_file() {
-            return Ok(Arc::new(Input::from_file(file)?));
+    fn input(&self, InputFile { file, name }: InputFile) -> Result<Arc<Input>, InputError> {
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Ok(Arc::new(Input::from_file(file, name)?));
         }
-        let input = Arc::new(Input::spooled(self.targets.len())?);
+        let input = Arc::new(Input::spooled(name, self.targets.len())?);
         for node in self.nodes(|state| !state.is_live()) {
             input.leave(node);
         }

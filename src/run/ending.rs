@@ -1,7 +1,6 @@
 //! The end of a run: what stopped it, what still has to be said, and the exit
 //! status.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvError, after, at, bounded, select};
@@ -42,10 +41,6 @@ pub(super) enum Stop {
 impl Stop {
     pub(super) fn signal(received: Result<i32, RecvError>) -> Self {
         Self::Signal(received.unwrap_or(SIGTERM))
-    }
-
-    pub(super) fn input(error: &io::Error) -> Self {
-        Self::Local(Tree::new("can't read the input").because(Tree::from_error(error)))
     }
 
     /// The exit status of a run whose hosts give that of `hosts`.

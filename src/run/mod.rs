@@ -20,6 +20,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 
 use crate::cluster::Cluster;
+use crate::cluster::input::InputError;
 use crate::cluster::node::Settings;
 use crate::config::{Color, Config, Look, Mode};
 use crate::error::{ExitStatus, Tree};
@@ -223,7 +224,7 @@ struct Run {
     unknown_keys: Vec<(NodeId, HostKey)>,
     cluster: Cluster,
     outlets: Outlets,
-    input_problems: (Sender<io::Error>, Receiver<io::Error>),
+    input_problems: (Sender<InputError>, Receiver<InputError>),
     sudo_password: Option<Secret>,
 }
 
@@ -280,7 +281,7 @@ impl Run {
                 Err(Stop::Output(problem.unwrap_or(OutputError::Closed)))
             }
             recv(self.input_problems.1) -> problem => match problem {
-                Ok(problem) => Err(Stop::input(&problem)),
+                Ok(problem) => Err(Stop::Local(Tree::from_error(&problem))),
                 // We hold a sender ourselves.
                 Err(_) => Ok(None),
             },
@@ -295,7 +296,7 @@ impl Run {
                 self.unknown_keys.push((node, key));
                 State::Asking
             }
-            NodeEvent::InputFailed(error) => return Err(Stop::input(&error)),
+            NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
             NodeEvent::Ended(outcome) => {
                 if self.outlets.display.enabled(Level::Debug) {
                     let text = format!(
