@@ -19,6 +19,14 @@ use crate::output::text::{Sinks, Text};
 /// Write when this much has been rendered.
 const FULL: usize = 64 * 1024;
 
+/// Render no more at once: each byte may be an empty line, and get a long name
+/// before it.
+const PIECE: usize = 4 * 1024;
+
+/// What a buffer may keep for the next time: room for a very long line. (It is
+/// address space; memory is what gets touched.)
+const KEPT: usize = 4 * 1024 * 1024;
+
 /// Our stdout cannot be written to any more.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
@@ -81,9 +89,6 @@ impl Printer {
                 Err(TryRecvError::Disconnected) => break,
             };
             self.render(message);
-            if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL {
-                self.flush();
-            }
         }
         self.flush();
     }
@@ -96,8 +101,14 @@ impl Printer {
                 bytes,
                 loan,
             } => {
+                let mut pieces = bytes.chunks(PIECE).peekable();
+                while let Some(piece) = pieces.next() {
+                    self.text.output(node, stream, piece, &mut self.sinks);
+                    if pieces.peek().is_some() {
+                        self.rendered();
+                    }
+                }
                 self.loans.push(loan);
-                self.text.output(node, stream, &bytes, &mut self.sinks);
             }
             Message::EndOfOutput { node } => self.text.end_of_output(node, &mut self.sinks),
             Message::Log { level, text } => self.text.log(level, &text, &mut self.sinks),
@@ -107,9 +118,17 @@ impl Printer {
                 let _ = answer.send(());
             }
         }
+        self.rendered();
+    }
+
+    /// Something has been rendered, and is written if it is much.
+    fn rendered(&mut self) {
         if self.one_file && !self.sinks.stderr.is_empty() {
             let stderr = &mut self.sinks.stderr;
             self.sinks.stdout.append(stderr);
+        }
+        if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL {
+            self.flush();
         }
     }
 
@@ -136,10 +155,10 @@ impl Printer {
     }
 }
 
-/// Empties a buffer, and gives memory back after an unusually long line.
+/// Empties a buffer for the next time.
 fn recycle(buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.shrink_to(4 * FULL);
+    buffer.shrink_to(KEPT);
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {

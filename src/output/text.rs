@@ -85,6 +85,9 @@ pub struct Text {
     prefixes: [Vec<Vec<u8>>; 2],
     unfinished: Vec<[Unfinished; 2]>,
     shared: usize,
+    /// The memory of the last long line, for the next one: fresh memory costs
+    /// more than everything else that is done with the line.
+    spare: Vec<u8>,
     clock: Box<dyn FnMut() -> String + Send>,
 }
 
@@ -110,6 +113,7 @@ impl Text {
             prefixes,
             unfinished,
             shared: SHARED,
+            spare: Vec::new(),
             clock,
         }
     }
@@ -127,9 +131,7 @@ impl Text {
                 self.line(node, stream, line, out);
             } else {
                 self.keep(node, stream, &line[..at], out);
-                let mut whole = self.take(node, stream);
-                whole.push(b'\n');
-                self.line(node, stream, &whole, out);
+                self.kept_line(node, stream, b"\n", out);
             }
             rest = after;
         }
@@ -140,11 +142,7 @@ impl Text {
     pub fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if self.kept(node, stream) > 0 {
-                let mut line = self.take(node, stream);
-                if !self.options.quiet {
-                    line.push(b'\n');
-                }
-                self.line(node, stream, &line, out);
+                self.kept_line(node, stream, self.added_end(), out);
             }
         }
     }
@@ -191,22 +189,32 @@ impl Text {
     fn keep(&mut self, node: NodeId, stream: Stream, mut bytes: &[u8], out: &mut Sinks) {
         while !bytes.is_empty() {
             if self.kept(node, stream) == LONGEST_LINE {
-                let mut part = self.take(node, stream);
-                if !self.options.quiet {
-                    part.push(b'\n');
-                }
-                self.line(node, stream, &part, out);
+                self.kept_line(node, stream, self.added_end(), out);
             }
             let unfinished = &mut self.unfinished[node.0][stream as usize];
             let room = LONGEST_LINE - unfinished.length;
             let (now, later) = bytes.split_at(bytes.len().min(room));
             unfinished.push(now, &mut self.shared);
+            if unfinished.memory.len() > OWN_SHARE && self.spare.capacity() >= LONGEST_LINE {
+                unfinished.move_to(std::mem::take(&mut self.spare));
+            }
             bytes = later;
         }
     }
 
-    fn take(&mut self, node: NodeId, stream: Stream) -> Vec<u8> {
-        self.unfinished[node.0][stream as usize].take(&mut self.shared)
+    /// What ends a line that did not end by itself.
+    fn added_end(&self) -> &'static [u8] {
+        if self.options.quiet { b"" } else { b"\n" }
+    }
+
+    /// The unfinished line is finished, and comes out.
+    fn kept_line(&mut self, node: NodeId, stream: Stream, end: &[u8], out: &mut Sinks) {
+        let mut line = self.unfinished[node.0][stream as usize].take(&mut self.shared);
+        line.extend_from_slice(end);
+        self.line(node, stream, &line, out);
+        if line.capacity() >= LONGEST_LINE {
+            self.spare = line;
+        }
     }
 
     /// A line that is to be written, with its newline if it gets one.
@@ -295,6 +303,13 @@ impl Unfinished {
             self.shared += taken;
         }
         self.memory.extend_from_slice(bytes);
+    }
+
+    /// Goes on in this buffer.
+    fn move_to(&mut self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        buffer.extend_from_slice(&self.memory);
+        self.memory = buffer;
     }
 
     /// Moves what is in memory to a temporary file that has no name.
@@ -461,6 +476,25 @@ mod tests {
         let longer = [long.as_slice(), b"y\nz\n"].concat();
         let output = stdout_of(Options::default(), &[(0, &longer)]);
         assert!(output.ends_with("x\nweb1 y\nweb1 z\n"));
+    }
+
+    #[test]
+    fn long_lines_of_several_hosts_follow_each_other_in_the_same_memory() {
+        let (mut text, mut out) = (text(Options::default()), Sinks::default());
+        let mut expected = Vec::new();
+        for (node, name, letter) in [(0, "web1 ", b'a'), (1, "web2 ", b'b'), (0, "web1 ", b'c')] {
+            let line = [vec![letter; LONGEST_LINE - 1], vec![b'\n']].concat();
+            for piece in line.chunks(30_000) {
+                text.output(NodeId(node), Stream::Stdout, piece, &mut out);
+            }
+            // The other host is in the middle of one too.
+            text.output(NodeId(1 - node), Stream::Stdout, b"-", &mut out);
+            let begun = if expected.is_empty() { "" } else { "-" };
+            expected.extend_from_slice(&[name.as_bytes(), begun.as_bytes(), &line].concat());
+            assert!(text.spare.capacity() >= LONGEST_LINE);
+        }
+        assert_eq!(out.stdout.len(), expected.len());
+        assert!(out.stdout == expected);
     }
 
     #[test]
