@@ -1,7 +1,9 @@
 //! Text for the hosts, and text from them: pure functions and state machines.
 //!
 //! [`command_line`] writes what a host's shell is to run; [`sudo`] reads what
-//! sudo says before the command starts. `cluster` moves the bytes.
+//! sudo says before the command starts; [`guard`] is the script that locks a
+//! host and ends commands on it. `cluster` moves the bytes.
 
 pub mod command_line;
+pub mod guard;
 pub mod sudo;

@@ -1,0 +1,413 @@
+//! The guard: the small script that runs on every host for as long as a run
+//! lasts.
+//!
+//! It holds the cluster lock (flock(1) on a file or directory), answers
+//! heartbeats, and ends what was started on the host when the run is stopped or
+//! the client has gone. Without a pseudo-terminal a remote command outlives its
+//! connection, and sshd passes on no signals for root, so somebody over there
+//! has to do it. As long as the guard lives, the lock is never free while a
+//! command still runs.
+//!
+//! This module has its text ([`Guard::command`]), the orders that it takes
+//! ([`Order`]) and what it answers ([`Answer`]). `cluster::guard` talks to it.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::remote::command_line::quote;
+use crate::remote::sudo::Nonces;
+
+const SCRIPT: &str = include_str!("guard.sh");
+
+/// What to lock, and what to do if it is not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockTarget {
+    /// A file or a directory; any bytes.
+    pub path: Vec<u8>,
+    /// What to create where there is nothing.
+    pub make: Make,
+}
+
+/// What to create if there is nothing to lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Make {
+    /// Nothing: there is no lock then.
+    Nothing,
+    /// An empty file.
+    File,
+    /// A directory.
+    Directory,
+}
+
+/// A guard to be started.
+#[derive(Debug, Clone)]
+pub struct Guard<'a> {
+    /// What to lock; nothing for a guard that only ends commands.
+    pub lock: Option<&'a LockTarget>,
+    /// How long it goes on without a heartbeat.
+    pub lease: Duration,
+    /// Who holds the lock, for those who want it too.
+    pub holder: &'a str,
+    /// Run it under sudo, announced by these words.
+    pub sudo: Option<&'a Nonces>,
+}
+
+impl Guard<'_> {
+    /// The string for the login shell.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let (mode, make, path) = match self.lock {
+            None => ("none", Make::Nothing, &b""[..]),
+            Some(target) => ("lock", target.make, target.path.as_slice()),
+        };
+        let make = match make {
+            Make::Nothing => "nothing",
+            Make::File => "file",
+            Make::Directory => "directory",
+        };
+        // Rounded up: a guard must not give up before the client does.
+        let lease = self.lease.as_millis().div_ceil(1000).max(1);
+        let arguments = format!(
+            "{mode} {make} {lease} {} {}",
+            quote(self.holder.replace(char::is_control, "?").as_bytes()),
+            quote(path)
+        );
+        self.call(&arguments)
+    }
+
+    /// The string for a guard that ends what runs on this connection, because
+    /// the one whose task it was has gone.
+    #[must_use]
+    pub fn sweep(&self) -> String {
+        self.call("sweep nothing 1 '' ''")
+    }
+
+    /// `$$` and `$PPID` are those of the login shell: the process that sshd has
+    /// started for this channel, and sshd.
+    fn call(&self, arguments: &str) -> String {
+        let script = quote(SCRIPT.as_bytes());
+        match self.sudo {
+            None => format!("exec sh -c {script} orgalorg-guard $$ $PPID {arguments}"),
+            Some(nonces) => format!(
+                "{} sh -c {} sh {script} orgalorg-guard $$ $PPID {arguments}",
+                nonces.command(),
+                quote(format!("{}; exec sh -c \"$@\"", nonces.announcement()).as_bytes()),
+            ),
+        }
+    }
+}
+
+/// What the guard is told, a line each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The client lives.
+    Beat(u64),
+    /// A command has been started on another channel.
+    Started,
+    /// End the commands, and go on holding the lock.
+    Stop,
+    /// All is over: free the lock and go.
+    Done,
+}
+
+impl fmt::Display for Order {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beat(number) => writeln!(f, "BEAT {number}"),
+            Self::Started => writeln!(f, "STARTED"),
+            Self::Stop => writeln!(f, "STOP"),
+            Self::Done => writeln!(f, "DONE"),
+        }
+    }
+}
+
+/// What the guard says, a line each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// It has the lock on this thing.
+    Locked(Identity),
+    /// Somebody else has it: on what, and who, as far as can be told.
+    Held {
+        /// What is locked.
+        identity: Identity,
+        /// Who holds it; may be empty.
+        holder: String,
+    },
+    /// There is no flock(1).
+    NoFlock,
+    /// There is nothing that can be locked under this path.
+    NoTarget,
+    /// It may not be opened.
+    Unreadable,
+    /// Waiting for orders.
+    Ready,
+    /// The answer to a heartbeat.
+    Beat(u64),
+    /// What is locked is no longer what has the name.
+    Replaced,
+    /// The commands have been ended, except for these processes.
+    Ended(String),
+    /// Something else: noise of the login shell.
+    Noise(String),
+}
+
+/// What was locked, whatever it is called: boot id, device and inode. Two
+/// targets of a run may turn out to be one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity(String);
+
+impl Identity {
+    /// Whether two targets have locked the same thing. Not if it could not be
+    /// found out what they have locked.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self == other && !self.0.ends_with(':')
+    }
+}
+
+impl Answer {
+    /// Reads a line (without its newline).
+    #[must_use]
+    pub fn parse(line: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(line).into_owned();
+        let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        match word {
+            "LOCKED" => Self::Locked(Identity(rest.to_owned())),
+            "HELD" => {
+                let (identity, holder) = rest.split_once(' ').unwrap_or((rest, ""));
+                Self::Held {
+                    identity: Identity(identity.to_owned()),
+                    holder: holder.to_owned(),
+                }
+            }
+            "NOFLOCK" => Self::NoFlock,
+            "NOTARGET" => Self::NoTarget,
+            "UNREADABLE" => Self::Unreadable,
+            "READY" => Self::Ready,
+            "REPLACED" => Self::Replaced,
+            "ENDED" => Self::Ended(rest.to_owned()),
+            "BEAT" => match rest.parse() {
+                Ok(number) => Self::Beat(number),
+                Err(_) => Self::Noise(text),
+            },
+            _ => Self::Noise(text),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::process::CommandExt;
+    use std::process::{Child, Command, Stdio};
+
+    const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
+
+    /// A guard of this machine, under the test process instead of an sshd.
+    struct Running {
+        child: Child,
+        answers: BufReader<std::process::ChildStdout>,
+    }
+
+    impl Running {
+        fn start(
+            shell: &[&str],
+            mode: &str,
+            make: &str,
+            lease: &str,
+            path: &std::ffi::OsStr,
+        ) -> Self {
+            let mut child = Command::new(shell[0])
+                .args(&shell[1..])
+                .args(["-c", SCRIPT, "orgalorg-guard"])
+                // Nobody's process, and ours: what this test starts is "started by sshd".
+                .args(["1", &std::process::id().to_string()])
+                .args([mode, make, lease, "the holder"])
+                .arg(path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .process_group(0)
+                .spawn()
+                .expect("a shell");
+            let answers = BufReader::new(child.stdout.take().expect("piped"));
+            Self { child, answers }
+        }
+
+        fn answer(&mut self) -> Answer {
+            let mut line = Vec::new();
+            self.answers.read_until(b'\n', &mut line).expect("readable");
+            Answer::parse(line.strip_suffix(b"\n").unwrap_or(&line))
+        }
+
+        fn order(&mut self, order: Order) {
+            let stdin = self.child.stdin.as_mut().expect("piped");
+            write!(stdin, "{order}").expect("it listens");
+        }
+
+        fn end(mut self) {
+            self.order(Order::Done);
+            assert!(self.child.wait().expect("a child").success());
+        }
+    }
+
+    impl Drop for Running {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    #[test]
+    fn it_locks_answers_and_goes_under_every_shell() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for shell in SHELLS {
+            let path = directory.path().as_os_str();
+            let mut guard = Running::start(shell, "lock", "nothing", "30", path);
+            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
+            assert_eq!(guard.answer(), Answer::Ready, "{shell:?}");
+            guard.order(Order::Beat(7));
+            assert_eq!(guard.answer(), Answer::Beat(7), "{shell:?}");
+            guard.end();
+        }
+    }
+
+    #[test]
+    fn a_second_one_is_refused_and_told_who_holds_it() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let odd = directory.path().join("a 'b'\n$c *");
+        std::fs::write(&odd, "content").expect("writable");
+        for shell in SHELLS {
+            let mut first = Running::start(shell, "lock", "nothing", "30", odd.as_os_str());
+            let Answer::Locked(locked) = first.answer() else {
+                panic!("{shell:?}")
+            };
+            let mut second = Running::start(shell, "lock", "nothing", "30", odd.as_os_str());
+            let Answer::Held { identity, holder } = second.answer() else {
+                panic!("{shell:?}")
+            };
+            assert!(identity.is_same(&locked));
+            assert_eq!(holder, "the holder", "{shell:?}");
+            assert!(!second.child.wait().expect("a child").success());
+            first.end();
+        }
+        assert_eq!(std::fs::read(&odd).expect("readable"), b"content");
+    }
+
+    #[test]
+    fn what_is_missing_is_made_only_as_it_should_be() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for shell in SHELLS {
+            let missing = directory.path().join(format!("{}-file", shell[0]));
+            let mut guard = Running::start(shell, "lock", "nothing", "30", missing.as_os_str());
+            assert_eq!(guard.answer(), Answer::NoTarget);
+            assert!(!missing.exists());
+            let mut guard = Running::start(shell, "lock", "file", "30", missing.as_os_str());
+            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
+            assert!(missing.is_file());
+            let missing = directory.path().join(format!("{}-dir/below", shell[0]));
+            let mut guard = Running::start(shell, "lock", "directory", "30", missing.as_os_str());
+            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
+            assert!(missing.is_dir());
+        }
+    }
+
+    #[test]
+    fn a_fifo_is_not_waited_for() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let fifo = directory.path().join("fifo");
+        let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
+        assert!(made.success());
+        for shell in SHELLS {
+            let mut guard = Running::start(shell, "lock", "file", "30", fifo.as_os_str());
+            assert_eq!(guard.answer(), Answer::NoTarget, "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn a_lock_file_that_is_replaced_is_noticed() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for shell in SHELLS {
+            let path = directory.path().join("lock");
+            std::fs::write(&path, "").expect("writable");
+            let mut guard = Running::start(shell, "lock", "nothing", "30", path.as_os_str());
+            guard.answer();
+            guard.answer();
+            std::fs::rename(&path, directory.path().join("old")).expect("renamed");
+            std::fs::write(&path, "").expect("writable");
+            guard.order(Order::Beat(1));
+            assert_eq!(guard.answer(), Answer::Replaced, "{shell:?}");
+            assert_eq!(guard.answer(), Answer::Beat(1), "{shell:?}");
+        }
+    }
+
+    #[test]
+    fn without_heartbeats_it_goes_by_itself() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for shell in SHELLS {
+            let path = directory.path().as_os_str();
+            let mut guard = Running::start(shell, "lock", "nothing", "1", path);
+            guard.answer();
+            guard.answer();
+            // Its stdin stays open all the time.
+            assert_eq!(guard.answer(), Answer::Ended(String::new()), "{shell:?}");
+            assert!(guard.child.wait().expect("a child").success());
+        }
+    }
+
+    #[test]
+    fn answers_are_read_and_noise_is_told_from_them() {
+        assert_eq!(Answer::parse(b"BEAT 12"), Answer::Beat(12));
+        assert_eq!(Answer::parse(b"ENDED 4 5"), Answer::Ended("4 5".into()));
+        assert!(matches!(Answer::parse(b"Welcome to db7"), Answer::Noise(_)));
+        assert!(matches!(Answer::parse(b"BEAT x"), Answer::Noise(_)));
+        assert!(matches!(Answer::parse(b"\xff\0"), Answer::Noise(_)));
+    }
+
+    #[test]
+    fn an_identity_that_could_not_be_found_out_is_nobodys() {
+        let (known, unknown) = (Identity("b:1:2".into()), Identity("b:".into()));
+        assert!(known.is_same(&known.clone()));
+        assert!(!unknown.is_same(&unknown.clone()));
+    }
+
+    #[test]
+    fn a_guard_fits_into_a_packet_also_under_sudo() {
+        let nonces = Nonces::new([1; 16], true);
+        let target = LockTarget {
+            path: vec![b'\''; 4096],
+            make: Make::File,
+        };
+        let guard = Guard {
+            lock: Some(&target),
+            lease: Duration::from_secs(30),
+            holder: "alice",
+            sudo: Some(&nonces),
+        };
+        assert!(guard.command().len() < crate::remote::command_line::MAX_LENGTH);
+    }
+
+    #[test]
+    fn any_bytes_of_a_path_arrive() {
+        let target = LockTarget {
+            path: b"/a 'b' \"$c\" \xff\n*".to_vec(),
+            make: Make::Nothing,
+        };
+        let guard = Guard {
+            lock: Some(&target),
+            lease: Duration::from_millis(1),
+            holder: "alice\nBEAT 1",
+            sudo: None,
+        };
+        // The login shell's part, with a script that prints its arguments.
+        let command = guard
+            .command()
+            .replace(&quote(SCRIPT.as_bytes()), "'printf \"%s|\" \"$@\"'");
+        let output = Command::new("sh")
+            .args(["-c", &command])
+            .output()
+            .expect("sh");
+        let expected: &[u8] = b"|lock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
+        assert!(output.stdout.ends_with(expected), "{output:?}");
+    }
+}
