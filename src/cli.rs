@@ -13,15 +13,20 @@ use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use rustix::io::Errno;
 
-use crate::config::{Command, Config, Connection, InputFile, Look, Mode, Secrets, Sudo};
+use crate::cluster::guard::LEASE_PERIODS;
+use crate::config::{
+    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Secrets,
+};
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
 use crate::output::printer::OutputError;
 use crate::remote::command_line::{CommandLine, Shell};
+use crate::remote::guard::{Guard, LockTarget, Make};
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
 use crate::ssh::keys;
@@ -31,6 +36,9 @@ use args::{Args, HostKeys};
 
 /// Keys that ssh tries too, below `~/.ssh`.
 const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
+
+/// The interval of heartbeats, unless `--send-timeout` is shorter.
+const LONGEST_PERIOD: Duration = Duration::from_secs(10);
 
 /// Why there is nothing to run.
 #[derive(Debug)]
@@ -114,14 +122,25 @@ impl Typed {
     fn into_config(self) -> Result<Config, Early> {
         self.check_combinations()?;
         let targets = self.targets()?;
+        let nonces = (self.args.sudo || self.args.ask_sudo_password)
+            .then(|| nonces(self.args.ask_sudo_password))
+            .transpose()?;
         let mode = if self.args.list {
             Mode::List
+        } else if self.args.lock {
+            Mode::Lock
         } else {
-            Mode::Command(self.command()?)
+            Mode::Command(self.command(nonces.clone())?)
         };
         let args = &self.args;
         Ok(Config {
             mode,
+            lock: Lock {
+                is_wanted: !args.no_lock,
+                is_optional: args.no_lock || args.no_lock_fail,
+                wait: args.lock_wait.unwrap_or_default(),
+            },
+            guard: self.guard(nonces),
             connection: self.connection()?,
             secrets: Secrets {
                 password: args.password,
@@ -145,7 +164,7 @@ impl Typed {
         if !args.command
             && let Some(word) = args.words.first()
         {
-            let advice = if args.list {
+            let advice = if args.list || args.lock {
                 "name hosts with -o"
             } else {
                 "to run it as a command, put -C before it"
@@ -155,7 +174,7 @@ impl Typed {
                 word.display()
             )));
         }
-        if !args.list && !args.command {
+        if !args.list && !args.lock && !args.command {
             return Err(usage(
                 "there is nothing to do; -C runs a command, as in: orgalorg -o web1 -C uptime (see --help)",
             ));
@@ -163,6 +182,11 @@ impl Typed {
         if args.command && args.words.is_empty() {
             return Err(usage(
                 "-C needs a command, as in: orgalorg -o web1 -C uptime",
+            ));
+        }
+        if args.lock && !args.words.is_empty() {
+            return Err(usage(
+                "-L holds locks and runs nothing; leave out the command, or -L",
             ));
         }
         let reads_stdin = args.stdin.as_deref().is_some_and(is_stdin);
@@ -218,7 +242,7 @@ impl Typed {
         }
     }
 
-    fn command(&self) -> Result<Command, Early> {
+    fn command(&self, nonces: Option<Nonces>) -> Result<Command, Early> {
         let args = &self.args;
         let program = args.words.join(OsStr::new(" ")).into_vec();
         let shell = Shell::new(&args.shell)?;
@@ -226,10 +250,6 @@ impl Typed {
         if directory.is_some_and(<[u8]>::is_empty) {
             return Err(usage("-r needs a directory"));
         }
-        let with_password = args.ask_sudo_password;
-        let nonces = (args.sudo || with_password)
-            .then(|| nonces(with_password))
-            .transpose()?;
         let line = |sudo| {
             CommandLine {
                 program: &program,
@@ -243,7 +263,8 @@ impl Typed {
         Ok(Command {
             line,
             needs_bash: shell.is_default(),
-            sudo: nonces.map(|nonces| Sudo { as_root, nonces }),
+            as_root,
+            nonces,
             input: args
                 .stdin
                 .as_deref()
@@ -252,6 +273,49 @@ impl Typed {
             terminal: args.tty,
             timeout: args.timeout,
         })
+    }
+
+    fn guard(&self, nonces: Option<Nonces>) -> GuardLines {
+        let args = &self.args;
+        let root = args.root.as_deref().map(OsStrExt::as_bytes);
+        let target = match &args.lock_file {
+            Some(path) => LockTarget {
+                path: path.as_os_str().as_bytes().to_vec(),
+                make: Make::File,
+            },
+            None => LockTarget {
+                path: root.unwrap_or(b"/").to_vec(),
+                make: Make::Nothing,
+            },
+        };
+        let period = LONGEST_PERIOD.min(args.send_timeout * 4 / 5);
+        let holder = holder();
+        let lines = |lock, is_sweep| {
+            let line = |sudo| {
+                let guard = Guard {
+                    lock,
+                    lease: period * LEASE_PERIODS,
+                    holder: &holder,
+                    sudo,
+                };
+                if is_sweep {
+                    guard.sweep()
+                } else {
+                    guard.command()
+                }
+            };
+            Lines {
+                as_user: line(nonces.as_ref()),
+                as_root: line(None),
+            }
+        };
+        GuardLines {
+            locking: lines(Some(&target), false),
+            plain: lines(None, false),
+            sweep: lines(None, true),
+            nonces: nonces.clone(),
+            period,
+        }
     }
 
     fn connection(&self) -> Result<Connection, Early> {
@@ -335,6 +399,15 @@ fn open_input(path: &Path) -> Result<InputFile, Early> {
         format!("'{}'", path.display())
     };
     Ok(InputFile { file, name })
+}
+
+/// Who we are, for those who want the lock too.
+fn holder() -> String {
+    let user = local_user().unwrap_or_else(|_| "somebody".into());
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy().into_owned();
+    let time = jiff::ZonedDateTime::now().strftime("%F %T %:z");
+    format!("{user}@{host} since {time}")
 }
 
 fn check_user(user: &str) -> Result<String, Early> {

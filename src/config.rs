@@ -18,6 +18,10 @@ pub struct Config {
     pub targets: Vec<Target>,
     /// What is done on them.
     pub mode: Mode,
+    /// How they are locked.
+    pub lock: Lock,
+    /// What watches over them.
+    pub guard: GuardLines,
     /// How they are reached.
     pub connection: Connection,
     /// What is asked before the first connection.
@@ -39,6 +43,44 @@ pub enum Mode {
     List,
     /// Run a command (`-C`).
     Command(Command),
+    /// Hold the lock (`-L`).
+    Lock,
+}
+
+/// How hosts are locked.
+#[derive(Debug, Clone, Copy)]
+pub struct Lock {
+    /// They are locked at all (not with `-y`).
+    pub is_wanted: bool,
+    /// A lock that cannot be had, or is lost, is only a warning (`-t`).
+    pub is_optional: bool,
+    /// How long to wait for a lock that somebody else holds.
+    pub wait: Duration,
+}
+
+/// The guard, in several forms.
+#[derive(Debug)]
+pub struct GuardLines {
+    /// One that locks.
+    pub locking: Lines,
+    /// One that only ends commands.
+    pub plain: Lines,
+    /// One that ends commands at once.
+    pub sweep: Lines,
+    /// The words that tell sudo's output from the guard's, if there is sudo.
+    pub nonces: Option<Nonces>,
+    /// The interval of heartbeats.
+    pub period: Duration,
+}
+
+/// The same thing for the login shell of a user, and for that of root, who needs
+/// no sudo.
+#[derive(Debug)]
+pub struct Lines {
+    /// With sudo, if that is wanted.
+    pub as_user: String,
+    /// Without.
+    pub as_root: String,
 }
 
 /// What `-C` runs.
@@ -46,10 +88,12 @@ pub enum Mode {
 pub struct Command {
     /// The string for the login shell.
     pub line: String,
+    /// The same without sudo, for root, who needs none.
+    pub as_root: String,
     /// The default shell is used, so a missing bash needs a hint.
     pub needs_bash: bool,
-    /// `line` runs it under sudo (`-x`).
-    pub sudo: Option<Sudo>,
+    /// The words that tell sudo's output from the command's (`-x`).
+    pub nonces: Option<Nonces>,
     /// Sent to every command's stdin (`-i`).
     pub input: Option<InputFile>,
     /// With a pseudo-terminal.
@@ -65,15 +109,6 @@ pub struct InputFile {
     pub file: File,
     /// As messages name it.
     pub name: String,
-}
-
-/// How a command gets past sudo.
-#[derive(Debug)]
-pub struct Sudo {
-    /// The command line without sudo, for root, who needs none.
-    pub as_root: String,
-    /// The words that tell sudo's output from the command's.
-    pub nonces: Nonces,
 }
 
 /// How hosts are reached.

@@ -92,6 +92,10 @@ pub enum ExitStatus {
     Usage,
     /// Hosts unreachable, not authenticated, host keys refused, connection lost.
     Connection,
+    /// A host could not be locked.
+    Lock,
+    /// A lock was lost during the run.
+    LockLost,
     /// Ended by this signal, after cleaning up.
     Signal(i32),
     /// Whoever read our stdout has gone.
@@ -108,6 +112,8 @@ impl ExitStatus {
             Self::Failed => 1,
             Self::Usage => 2,
             Self::Connection => 3,
+            Self::Lock => 4,
+            Self::LockLost => 5,
             Self::Signal(number) => 128u8.wrapping_add(u8::try_from(number).unwrap_or(0)),
             Self::BrokenPipe => 141,
         }
@@ -125,6 +131,8 @@ impl ExitStatus {
                 Status::Connection | Status::Unreachable | Status::Auth | Status::HostKey => {
                     Self::Connection
                 }
+                Status::Lock => Self::Lock,
+                Status::LockLost => Self::LockLost,
             })
             .max_by_key(|status| status.code())
             .unwrap_or(Self::Success)

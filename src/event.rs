@@ -83,6 +83,10 @@ pub enum Status {
     Auth,
     /// The host's key was refused.
     HostKey,
+    /// The host could not be locked.
+    Lock,
+    /// The lock was lost while the run went on.
+    LockLost,
     /// The run stopped before this host had finished, or before it started.
     Cancelled,
 }
@@ -131,6 +135,40 @@ pub struct HostKey {
     pub fingerprint: String,
 }
 
+/// Why there is no lock on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LockRefusal {
+    /// Somebody else has it.
+    Held {
+        /// What is locked.
+        identity: Identity,
+        /// Who has it; empty where that cannot be told.
+        holder: String,
+    },
+    /// There is no flock(1).
+    NoFlock,
+    /// There is nothing that could be locked.
+    NoTarget,
+    /// What should be locked cannot be opened.
+    Unreadable,
+    /// Anything else.
+    Other(String),
+}
+
+/// What was locked, whatever it is called: boot id, device and inode. Two
+/// targets of a run may turn out to be one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Identity(pub String);
+
+impl Identity {
+    /// Whether two targets have locked the same thing. Not if it could not be
+    /// found out what they have locked.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self == other && !self.0.ends_with(':')
+    }
+}
+
 /// What a node thread tells the main thread.
 #[derive(Debug)]
 pub enum NodeEvent {
@@ -138,8 +176,18 @@ pub enum NodeEvent {
     Connected,
     /// The server's key is unknown; the node waits for an answer.
     UnknownHostKey(HostKey),
+    /// The guard runs, and has locked this (nothing if it was not asked to).
+    Guarded(Option<Identity>),
+    /// There is no lock, and no guard; the node is still there.
+    Refused(LockRefusal),
+    /// The guard has gone, as it was told; the node is still there.
+    Unlocked,
     /// The remote command has been started.
     Started,
+    /// The remote command has ended; the guard is still there.
+    Finished(Outcome),
+    /// The lock is not (certainly) ours any more, for this reason.
+    LockLost(Tree),
     /// What the commands are to read cannot be read (a local problem, not the
     /// node's).
     InputFailed(Tree),

@@ -21,7 +21,7 @@ use crate::remote::command_line::DEFAULT_SHELL;
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...",
+    override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       orgalorg [options] (-o <host>... | -s) -L",
     after_help = AFTER_HELP,
     after_long_help = AFTER_LONG_HELP,
     next_line_help = false,
@@ -35,6 +35,10 @@ pub(super) struct Args {
     /// after it belongs to the command.
     #[arg(short = 'C', long, help_heading = "Mode")]
     pub(super) command: bool,
+
+    /// Hold the cluster lock until interrupted
+    #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["no_lock", "no_lock_fail", "stdin", "tty", "timeout"])]
+    pub(super) lock: bool,
 
     /// Print the hosts, one per line, and connect to nothing
     #[arg(long, help_heading = "Mode")]
@@ -156,6 +160,27 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Command")]
     pub(super) fail_fast: bool,
 
+    /// Do not lock
+    ///
+    /// By default every host is locked (flock(1) on -r or /) before anything is
+    /// done there, so that two runs cannot get in each other's way.
+    #[arg(short = 'y', long, help_heading = "Lock", conflicts_with_all = ["no_lock_fail", "lock_file", "lock_wait"])]
+    pub(super) no_lock: bool,
+
+    /// A lock that cannot be had, or is lost, is only a warning
+    #[arg(short = 't', long, help_heading = "Lock", conflicts_with = "lock_wait")]
+    pub(super) no_lock_fail: bool,
+
+    /// Lock this file or directory on the hosts (default: -r, else /)
+    ///
+    /// A file is created, empty, where there is nothing.
+    #[arg(long, value_name = "PATH", help_heading = "Lock")]
+    pub(super) lock_file: Option<OsString>,
+
+    /// Wait this long for a lock that somebody else holds
+    #[arg(long, value_name = "TIME", help_heading = "Lock", value_parser = time::parse)]
+    pub(super) lock_wait: Option<Duration>,
+
     /// Output without prefixes, and no warnings
     ///
     /// Exactly the bytes that the hosts send.
@@ -261,9 +286,11 @@ Exit status:
   1    the command failed on some host
   2    usage, local input (files, keys, passphrases) or output that cannot be written
   3    hosts unreachable or not authenticated, host keys refused, a connection lost
+  4    a host could not be locked
+  5    a lock was lost
   130, 143, 129
        ended by SIGINT, SIGTERM, SIGHUP
-  Where several apply, 3 counts before 1.";
+  Where several apply, the first of 5, 4, 3, 1 counts.";
 
 /// `--host-keys`
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -6,9 +6,11 @@
 //! the orders and judges the events.
 
 pub mod fan_out;
+pub mod guard;
 pub mod input;
 pub mod node;
 pub mod ports;
+mod serving;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;

@@ -23,19 +23,99 @@ pub(super) struct CommandPorts {
     display: Display,
     credit: Arc<Credit>,
     input: Option<Reader>,
-    sudo: Option<Sudo>,
+    sudo: Option<SudoDoor>,
     tail: Vec<u8>,
     input_error: Option<Tree>,
 }
 
-/// sudo between us and the command.
-struct Sudo {
+/// sudo between us and what we want to run.
+pub(super) struct SudoDoor {
     gate: Gate,
     /// Where its words come: on stdout under a pseudo-terminal.
     stream: Stream,
     password: Option<Secret>,
     asked: usize,
     answered: usize,
+}
+
+impl SudoDoor {
+    pub(super) fn new(gate: Gate, stream: Stream, password: Option<Secret>) -> Self {
+        Self {
+            gate,
+            stream,
+            password,
+            asked: 0,
+            answered: 0,
+        }
+    }
+
+    /// Whether sudo has started what is behind it.
+    pub(super) fn has_let_in(&self) -> bool {
+        self.gate.has_passed()
+    }
+
+    /// Takes sudo's words out of what comes.
+    pub(super) fn output(&mut self, stream: Stream, bytes: Vec<u8>) -> Vec<u8> {
+        if stream != self.stream || self.gate.has_passed() {
+            return bytes;
+        }
+        let asked = &mut self.asked;
+        self.gate.feed(&bytes, |event| {
+            if event == SudoEvent::Asked {
+                *asked += 1;
+            }
+        })
+    }
+
+    /// What was kept because it could have been the beginning of such a word.
+    pub(super) fn finish(&mut self) -> (Stream, Vec<u8>) {
+        (self.stream, self.gate.finish())
+    }
+
+    /// What sudo gets to read until it has let us in, and nothing afterwards:
+    /// input that is meant for the command would be taken for a password.
+    pub(super) fn input(&mut self, buffer: &mut Vec<u8>) -> Option<Supply> {
+        if self.gate.has_passed() {
+            return None;
+        }
+        Some(match &self.password {
+            _ if self.asked == self.answered => Supply::Nothing,
+            Some(password) if self.answered == 0 => {
+                self.answered = self.asked;
+                let line = Zeroizing::new(format!("{}\n", password.as_str()));
+                buffer.extend_from_slice(line.as_bytes());
+                Supply::Secret
+            }
+            // One answer only: a wrong password must not lock the account.
+            _ => Supply::End,
+        })
+    }
+
+    /// Why we are not in; `last_words` are what sudo said.
+    pub(super) fn refusal(&self, last_words: &str) -> Tree {
+        if self.asked > 1 {
+            return "sudo does not take the password".into();
+        }
+        Tree::new("sudo refused").because(last_words)
+    }
+}
+
+/// Remembers the end of what is said.
+pub(super) fn keep_tail(tail: &mut Vec<u8>, bytes: &[u8]) {
+    let new = &bytes[bytes.len().saturating_sub(TAIL)..];
+    let old = (tail.len() + new.len()).saturating_sub(TAIL);
+    tail.drain(..old);
+    tail.extend_from_slice(new);
+}
+
+/// The last line of it that says anything.
+pub(super) fn last_line(tail: &[u8]) -> String {
+    let text = String::from_utf8_lossy(tail);
+    let mut lines = text.lines().map(str::trim);
+    lines
+        .rfind(|line| !line.is_empty())
+        .unwrap_or_default()
+        .to_owned()
 }
 
 impl CommandPorts {
@@ -56,31 +136,16 @@ impl CommandPorts {
         }
     }
 
-    /// Expects sudo's words on this stream.
-    pub(super) fn behind_sudo(
-        mut self,
-        gate: Gate,
-        stream: Stream,
-        password: Option<Secret>,
-    ) -> Self {
-        self.sudo = Some(Sudo {
-            gate,
-            stream,
-            password,
-            asked: 0,
-            answered: 0,
-        });
+    /// The same, behind sudo.
+    pub(super) fn behind(mut self, sudo: SudoDoor) -> Self {
+        self.sudo = Some(sudo);
         self
     }
 
-    /// Whether sudo (if there is one) has started the command.
-    pub(super) fn is_past_sudo(&self) -> bool {
-        self.sudo.as_ref().is_none_or(|sudo| sudo.gate.has_passed())
-    }
-
-    /// Whether sudo asked again after it got the password.
-    pub(super) fn password_was_wrong(&self) -> bool {
-        self.sudo.as_ref().is_some_and(|sudo| sudo.asked > 1)
+    /// Why sudo has not started the command, if it has not.
+    pub(super) fn sudo_refusal(&self) -> Option<Tree> {
+        let sudo = self.sudo.as_ref().filter(|sudo| !sudo.has_let_in())?;
+        Some(sudo.refusal(&self.last_words()))
     }
 
     /// What went wrong with our own input, once.
@@ -88,20 +153,15 @@ impl CommandPorts {
         self.input_error.take()
     }
 
-    /// The last line (or so) of what came on stderr.
+    /// The last line of what came on stderr.
     pub(super) fn last_words(&self) -> String {
-        let text = String::from_utf8_lossy(&self.tail);
-        let mut lines = text.lines().map(str::trim);
-        lines
-            .rfind(|line| !line.is_empty())
-            .unwrap_or_default()
-            .to_owned()
+        last_line(&self.tail)
     }
 
     /// Nothing more will come.
     pub(super) fn finish(&mut self) {
         if let Some(sudo) = &mut self.sudo {
-            let (stream, rest) = (sudo.stream, sudo.gate.finish());
+            let (stream, rest) = sudo.finish();
             self.print(stream, rest);
         }
         self.display.send(Message::EndOfOutput { node: self.node });
@@ -112,10 +172,7 @@ impl CommandPorts {
             return;
         }
         if stream == Stream::Stderr {
-            let new = &bytes[bytes.len().saturating_sub(TAIL)..];
-            let old = (self.tail.len() + new.len()).saturating_sub(TAIL);
-            self.tail.drain(..old);
-            self.tail.extend_from_slice(new);
+            keep_tail(&mut self.tail, &bytes);
         }
         self.display.send(Message::Output {
             node: self.node,
@@ -133,36 +190,15 @@ impl Ports for CommandPorts {
 
     fn output(&mut self, stream: Stream, bytes: Vec<u8>) {
         let bytes = match &mut self.sudo {
-            Some(sudo) if stream == sudo.stream && !sudo.gate.has_passed() => {
-                let asked = &mut sudo.asked;
-                sudo.gate.feed(&bytes, |event| {
-                    if event == SudoEvent::Asked {
-                        *asked += 1;
-                    }
-                })
-            }
-            _ => bytes,
+            Some(sudo) => sudo.output(stream, bytes),
+            None => bytes,
         };
         self.print(stream, bytes);
     }
 
     fn input(&mut self, buffer: &mut Vec<u8>) -> Supply {
-        if let Some(sudo) = &mut self.sudo
-            && !sudo.gate.has_passed()
-        {
-            // Nothing of the command's input may come to sudo, which would take
-            // it for a password.
-            return match &sudo.password {
-                _ if sudo.asked == sudo.answered => Supply::Nothing,
-                Some(password) if sudo.answered == 0 => {
-                    sudo.answered = sudo.asked;
-                    let line = Zeroizing::new(format!("{}\n", password.as_str()));
-                    buffer.extend_from_slice(line.as_bytes());
-                    Supply::Secret
-                }
-                // One answer only: a wrong password must not lock the account.
-                _ => Supply::End,
-            };
+        if let Some(supply) = self.sudo.as_mut().and_then(|sudo| sudo.input(buffer)) {
+            return supply;
         }
         match &mut self.input {
             None => Supply::End,

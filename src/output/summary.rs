@@ -70,6 +70,8 @@ pub fn cause(outcome: &Outcome) -> String {
         Status::Unreachable => "unreachable".to_owned(),
         Status::Auth => "not authenticated".to_owned(),
         Status::HostKey => "host key refused".to_owned(),
+        Status::Lock => "not locked".to_owned(),
+        Status::LockLost => "lock lost".to_owned(),
         Status::Cancelled => "not finished".to_owned(),
     };
     match &outcome.reason {

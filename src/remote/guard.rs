@@ -14,6 +14,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::event::Identity;
 use crate::remote::command_line::quote;
 use crate::remote::sudo::Nonces;
 
@@ -149,20 +150,6 @@ pub enum Answer {
     Ended(String),
     /// Something else: noise of the login shell.
     Noise(String),
-}
-
-/// What was locked, whatever it is called: boot id, device and inode. Two
-/// targets of a run may turn out to be one machine.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Identity(String);
-
-impl Identity {
-    /// Whether two targets have locked the same thing. Not if it could not be
-    /// found out what they have locked.
-    #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
-        self == other && !self.0.ends_with(':')
-    }
 }
 
 impl Answer {

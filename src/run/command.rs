@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::input::{self, Input, InputError};
-use crate::cluster::node::{Job, Order, SudoJob};
-use crate::config::{Command, InputFile};
+use crate::cluster::node::{Job, Order};
+use crate::config::{Command, GuardLines, InputFile};
 use crate::error::Tree;
 use crate::event::Status;
 use crate::run::ending::Stop;
@@ -17,16 +17,19 @@ impl Run {
     pub(super) fn command(
         &mut self,
         command: Command,
+        guard: &GuardLines,
         threads: usize,
         fail_fast: bool,
     ) -> Result<(), Stop> {
-        let job = self.job(command)?;
-        let mut fan_out = FanOut::new(threads, self.nodes(State::is_live));
+        let job = self.job(command, guard)?;
+        let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
+        let mut fan_out = FanOut::new(threads, ready);
         loop {
             while let Some(node) = fan_out.admit() {
+                self.states[node.0] = State::Running;
                 self.cluster.order(node, Order::Run(Arc::clone(&job)));
             }
-            if !self.states.iter().any(State::is_live) {
+            if !self.states.iter().any(State::is_busy) {
                 return Ok(());
             }
             if let Some(node) = self.next_event(None)? {
@@ -40,24 +43,22 @@ impl Run {
     }
 
     fn has_failed(&self, node: crate::event::NodeId) -> bool {
-        matches!(&self.states[node.0], State::Ended(outcome) if outcome.status != Status::Ok)
+        let outcome = self.states[node.0].outcome();
+        outcome.is_some_and(|outcome| outcome.status != Status::Ok)
     }
 
-    fn job(&self, command: Command) -> Result<Arc<Job>, Stop> {
+    fn job(&self, command: Command, guard: &GuardLines) -> Result<Arc<Job>, Stop> {
         let input = command
             .input
             .map(|file| self.input(file))
             .transpose()
             .map_err(|error| Stop::Local(Tree::from_error(&error)))?;
-        let password = self.sudo_password.clone();
         Ok(Arc::new(Job {
             command: command.line,
+            as_root: command.as_root,
             needs_bash: command.needs_bash,
-            sudo: command.sudo.map(|sudo| SudoJob {
-                as_root: sudo.as_root,
-                nonces: sudo.nonces,
-                password,
-            }),
+            sudo: self.sudo_job(command.nonces),
+            sweep: Arc::new(self.guard_job(guard, &guard.sweep)),
             terminal: command.terminal.then(local_terminal),
             input,
             timeout: command.timeout,

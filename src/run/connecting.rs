@@ -184,7 +184,7 @@ impl Run {
     }
 
     /// Whether the run may begin with the hosts that are there.
-    fn judge(&mut self, skip_unreachable: bool) -> Result<(), Stop> {
+    pub(super) fn judge(&mut self, skip_unreachable: bool) -> Result<(), Stop> {
         let failed = self.nodes(|state| matches!(state, State::Ended(_)));
         let outcomes: Vec<(&Target, &Outcome)> = failed
             .iter()

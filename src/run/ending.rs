@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, RecvError, after, at, bounded, select};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::signal_name;
 
+use crate::cluster::node::Order;
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, Log, Outcome};
 use crate::hosts::Target;
@@ -15,8 +16,11 @@ use crate::output::printer::OutputError;
 use crate::output::summary;
 use crate::run::{Outlets, Run, State};
 
-/// How long nodes get to end after they were told to.
-const GRACE: Duration = Duration::from_secs(3);
+/// How long nodes get to end their commands: the guards take up to 4 s.
+const GRACE: Duration = Duration::from_millis(4_600);
+
+/// How long they get to free their locks and to part.
+const FAREWELL: Duration = Duration::from_millis(2_500);
 
 /// How long a run that was stopped tries to write output that nobody reads.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -32,6 +36,8 @@ pub(super) enum Stop {
     Output(OutputError),
     /// Something on this machine: a key, a passphrase, the `-i` file.
     Local(Tree),
+    /// A lock was lost, and the user has been told.
+    LockLost,
     /// The first failure, under `--fail-fast`.
     FailFast,
     /// Hosts failed, and the user has been told.
@@ -47,6 +53,7 @@ impl Stop {
     fn status(&self, hosts: ExitStatus) -> ExitStatus {
         match self {
             Self::FailFast => hosts,
+            Self::LockLost => ExitStatus::LockLost,
             Self::Signal(signal) | Self::AtOnce(signal) => ExitStatus::Signal(*signal),
             Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
             Self::Output(OutputError::Failed(_)) | Self::Local(_) => ExitStatus::Usage,
@@ -69,13 +76,17 @@ impl Stop {
             Self::AtOnce(_)
             | Self::Output(OutputError::Closed)
             | Self::FailFast
+            | Self::LockLost
             | Self::Failed(_) => None,
         }
     }
 
     /// Whether the results of the hosts are worth telling now.
     fn has_results(&self) -> bool {
-        matches!(self, Self::Signal(_) | Self::Local(_) | Self::FailFast)
+        matches!(
+            self,
+            Self::Signal(_) | Self::Local(_) | Self::FailFast | Self::LockLost
+        )
     }
 }
 
@@ -104,7 +115,7 @@ impl Run {
         let result = match result {
             Ok(()) => {
                 self.report();
-                flush(&self.outlets)
+                flush(&self.outlets).and_then(|()| self.release())
             }
             Err(stop) => Err(stop),
         };
@@ -130,10 +141,7 @@ impl Run {
     fn results(&self) -> Vec<(&Target, &Outcome)> {
         let states = self.targets.iter().zip(&self.states);
         states
-            .filter_map(|(target, state)| match state {
-                State::Ended(outcome) => Some((target, outcome)),
-                _ => None,
-            })
+            .filter_map(|(target, state)| state.outcome().map(|outcome| (target, outcome)))
             .collect()
     }
 
@@ -143,13 +151,33 @@ impl Run {
         }
     }
 
-    /// Ends all nodes, and takes what they say for as long as that is
-    /// reasonable. (One that looks up a name cannot be interrupted.)
+    /// Ends what runs on all hosts, and then lets them go.
     fn end_nodes(&mut self) -> Result<(), Stop> {
         self.cluster.cancel();
-        let deadline = at(Instant::now() + GRACE);
+        self.settle(GRACE, State::is_busy)?;
+        self.release()?;
+        for state in &mut self.states {
+            if !matches!(state, State::Ended(_) | State::Skipped) {
+                *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees the locks, last of all.
+    fn release(&mut self) -> Result<(), Stop> {
+        for node in self.nodes(State::is_live) {
+            self.cluster.order(node, Order::Release);
+        }
+        self.settle(FAREWELL, State::is_live)
+    }
+
+    /// Takes what nodes say while any of them is in such a state, for as long as
+    /// that is reasonable. (One that looks up a name cannot be interrupted.)
+    fn settle(&mut self, limit: Duration, is_awaited: fn(&State) -> bool) -> Result<(), Stop> {
+        let deadline = at(Instant::now() + limit);
         let events = self.cluster.events().clone();
-        while self.states.iter().any(State::is_live) {
+        while self.states.iter().any(is_awaited) {
             select! {
                 recv(events) -> event => {
                     if let Ok((node, event)) = event {
@@ -161,11 +189,6 @@ impl Run {
                     return Err(Stop::AtOnce(signal.unwrap_or(SIGTERM)));
                 }
                 recv(deadline) -> _ => break,
-            }
-        }
-        for state in &mut self.states {
-            if !matches!(state, State::Ended(_) | State::Skipped) {
-                *state = State::Ended(Outcome::cancelled());
             }
         }
         Ok(())

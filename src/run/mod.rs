@@ -3,12 +3,13 @@
 //!
 //! [`run`] is the plot; the modes stand side by side ([`command`]). [`secrets`]
 //! asks what has to be asked first, [`connecting`] brings the hosts up,
-//! [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
+//! [`locking`] locks them, [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
 //! are the ways from and to the user.
 
 mod command;
 mod connecting;
 mod ending;
+mod locking;
 mod secrets;
 mod signals;
 mod terminal;
@@ -24,7 +25,9 @@ use crate::cluster::input::InputError;
 use crate::cluster::node::Settings;
 use crate::config::{Color, Config, Look, Mode};
 use crate::error::{ExitStatus, Tree};
-use crate::event::{HostKey, Level, Log, NodeEvent, NodeId, Outcome};
+use crate::event::{
+    HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
+};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::output::Display;
@@ -201,8 +204,18 @@ enum State {
     Connecting(Instant, bool),
     /// It waits for a decision on its host key.
     Asking,
-    /// It is logged in, or its command runs.
-    Alive,
+    /// It is logged in, and nothing runs there.
+    Connected,
+    /// It starts a guard.
+    Locking,
+    /// It could not be locked.
+    Refused(LockRefusal),
+    /// Its guard runs, and has locked this.
+    Guarded(Option<Identity>),
+    /// Its command runs.
+    Running,
+    /// Its command has ended; the guard is still there.
+    Finished(Outcome),
     /// It has ended.
     Ended(Outcome),
     /// It could not be reached, and the run goes on without it.
@@ -210,9 +223,25 @@ enum State {
 }
 
 impl State {
-    /// There is a thread that will have more to say.
+    /// There is a thread that has not ended.
     fn is_live(&self) -> bool {
-        matches!(self, Self::Connecting(..) | Self::Asking | Self::Alive)
+        !matches!(self, Self::Waiting | Self::Ended(_) | Self::Skipped)
+    }
+
+    /// Something is under way there that is to be waited for.
+    fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Self::Connecting(..) | Self::Asking | Self::Locking | Self::Running
+        )
+    }
+
+    /// How it ended, if it has.
+    fn outcome(&self) -> Option<&Outcome> {
+        match self {
+            Self::Finished(outcome) | Self::Ended(outcome) => Some(outcome),
+            _ => None,
+        }
     }
 }
 
@@ -226,6 +255,8 @@ struct Run {
     outlets: Outlets,
     input_problems: (Sender<InputError>, Receiver<InputError>),
     sudo_password: Option<Secret>,
+    /// A lock that cannot be had, or is lost, is only a warning (`-t`, `-y`).
+    lock_is_optional: bool,
 }
 
 impl Run {
@@ -241,15 +272,20 @@ impl Run {
             // Unbounded, for the one thing that a feeder says.
             input_problems: unbounded(),
             sudo_password: prepared.sudo_password,
+            lock_is_optional: config.lock.is_optional,
         }
     }
 
     /// The plot.
     fn play(&mut self, config: Config) -> Result<(), Stop> {
         self.connect(&config)?;
+        self.lock(&config)?;
         match config.mode {
             Mode::List => Ok(()),
-            Mode::Command(command) => self.command(command, config.threads, config.fail_fast),
+            Mode::Command(command) => {
+                self.command(command, &config.guard, config.threads, config.fail_fast)
+            }
+            Mode::Lock => self.hold(),
         }
     }
 
@@ -290,26 +326,60 @@ impl Run {
     }
 
     fn note(&mut self, node: NodeId, event: NodeEvent) -> Result<(), Stop> {
-        self.states[node.0] = match event {
-            NodeEvent::Connected | NodeEvent::Started => State::Alive,
+        let state = match event {
+            NodeEvent::Connected | NodeEvent::Unlocked => State::Connected,
             NodeEvent::UnknownHostKey(key) => {
                 self.unknown_keys.push((node, key));
                 State::Asking
             }
-            NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
-            NodeEvent::Ended(outcome) => {
-                if self.outlets.display.enabled(Level::Debug) {
-                    let text = format!(
-                        "{} ended after {:.3}s: {}",
-                        self.targets[node.0].node(),
-                        outcome.duration.as_secs_f64(),
-                        summary::cause(&outcome),
-                    );
-                    self.log(Level::Debug, text);
-                }
-                State::Ended(outcome)
+            NodeEvent::Guarded(identity) => State::Guarded(identity),
+            NodeEvent::Refused(refusal) => State::Refused(refusal),
+            NodeEvent::Started => State::Running,
+            NodeEvent::Finished(outcome) => {
+                self.log_end(node, &outcome);
+                State::Finished(outcome)
             }
+            NodeEvent::Ended(outcome) => match &self.states[node.0] {
+                // What became of the command counts, not how we parted.
+                State::Finished(finished) => {
+                    if outcome.status == Status::Connection {
+                        let lost = summary::of_connection(&self.targets[node.0], &outcome);
+                        self.log(Level::Warn, lost);
+                    }
+                    State::Ended(finished.clone())
+                }
+                _ => {
+                    self.log_end(node, &outcome);
+                    State::Ended(outcome)
+                }
+            },
+            NodeEvent::LockLost(reason) => return self.lock_lost(node, reason),
+            NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
         };
+        self.states[node.0] = state;
         Ok(())
+    }
+
+    fn log_end(&self, node: NodeId, outcome: &Outcome) {
+        if self.outlets.display.enabled(Level::Debug) {
+            let text = format!(
+                "{} ended after {:.3}s: {}",
+                self.targets[node.0].node(),
+                outcome.duration.as_secs_f64(),
+                summary::cause(outcome),
+            );
+            self.log(Level::Debug, text);
+        }
+    }
+
+    fn lock_lost(&self, node: NodeId, reason: Tree) -> Result<(), Stop> {
+        let text = format!("{} lock lost", self.targets[node.0].node());
+        let tree = Tree::new(text).because(reason);
+        if self.lock_is_optional {
+            self.log(Level::Warn, tree);
+            return Ok(());
+        }
+        self.log(Level::Error, tree);
+        Err(Stop::LockLost)
     }
 }

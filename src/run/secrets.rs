@@ -51,7 +51,9 @@ pub(super) fn collect(
     };
     let password = ask(config.secrets.password, "Password: ", "-p")?;
     let sudo_password = match config.mode {
-        Mode::Command(_) => ask(config.secrets.sudo_password, "Sudo password: ", "-K")?,
+        Mode::Command(_) | Mode::Lock => {
+            ask(config.secrets.sudo_password, "Sudo password: ", "-K")?
+        }
         Mode::List => None,
     };
     Ok(Secrets {

@@ -112,6 +112,15 @@ pub struct Step {
     pub writing: bool,
 }
 
+impl Step {
+    /// Takes in what another process has done in the same turn.
+    pub fn add(&mut self, other: Self) {
+        self.progress |= other.progress;
+        self.heard |= other.heard;
+        self.writing |= other.writing;
+    }
+}
+
 /// A remote process.
 #[derive(Default)]
 pub struct Process {

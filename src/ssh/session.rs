@@ -353,6 +353,12 @@ impl Session {
         self.unanswered_since = None;
     }
 
+    /// When the host last showed life.
+    #[must_use]
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
     /// Does what is due by now to keep the connection alive, and says when to
     /// come back.
     ///

@@ -1,0 +1,349 @@
+//! The client's side of the guard on one host: starts it, keeps it alive with
+//! heartbeats, and notices when it is not.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::cluster::ports::SudoDoor;
+use crate::error::Tree;
+use crate::event::{Identity, LockRefusal, Stream};
+use crate::remote::guard::{Answer, Order};
+use crate::ssh::process::{Exit, Ports, Process, Step, Supply};
+use crate::ssh::session::{Session, SessionError};
+
+/// What a login shell may say before the guard does, and more is not kept.
+const MOST_NOISE: usize = 64 * 1024;
+
+/// How many periods a guard goes on without a heartbeat.
+pub const LEASE_PERIODS: u32 = 3;
+
+/// What there is to know about a guard, besides that it lives.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// It holds the lock, and waits for orders.
+    Ready,
+    /// There is no lock, for this reason; the guard has ended.
+    Refused(LockRefusal),
+    /// sudo has not let it in.
+    NotLetIn(Tree),
+    /// The lock is not (certainly) ours any more.
+    Lost(Tree),
+    /// The commands have been ended, but for these processes.
+    CommandsEnded(String),
+    /// It has gone, as it was told.
+    Gone,
+}
+
+/// A guard on its channel.
+pub(super) struct Guard {
+    process: Process,
+    ports: GuardPorts,
+    heartbeat: Heartbeat,
+    identity: Option<Identity>,
+    is_ready: bool,
+    is_leaving: bool,
+    is_over: bool,
+}
+
+impl Guard {
+    /// A guard that has been given to this process to start.
+    pub(super) fn new(
+        process: Process,
+        sudo: Option<SudoDoor>,
+        period: Duration,
+        now: Instant,
+    ) -> Self {
+        Self {
+            process,
+            ports: GuardPorts {
+                sudo,
+                lines: Vec::new(),
+                answers: VecDeque::new(),
+                last_words: Vec::new(),
+                orders: Vec::new(),
+                is_leaving: false,
+            },
+            heartbeat: Heartbeat::new(period, now),
+            identity: None,
+            is_ready: false,
+            is_leaving: false,
+            is_over: false,
+        }
+    }
+
+    /// Its channel, when it is of no more use.
+    pub(super) fn into_process(self) -> Process {
+        self.process
+    }
+
+    /// What it has locked, if it has.
+    pub(super) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Whether it listens to orders.
+    pub(super) fn is_ready(&self) -> bool {
+        self.is_ready && !self.is_over
+    }
+
+    /// Tells it something.
+    pub(super) fn order(&mut self, order: Order) {
+        if order == Order::Done {
+            self.is_leaving = true;
+            self.ports.is_leaving = true;
+        }
+        self.ports
+            .orders
+            .extend_from_slice(order.to_string().as_bytes());
+    }
+
+    /// When it has to be looked at again.
+    pub(super) fn due(&self) -> Instant {
+        self.heartbeat.next
+    }
+
+    /// Moves bytes both ways, and says what is new.
+    pub(super) fn step(
+        &mut self,
+        session: &Session,
+        now: Instant,
+        notice: &mut Vec<Notice>,
+    ) -> Result<Step, SessionError> {
+        if self.is_over {
+            return Ok(Step::default());
+        }
+        let step = self.process.step(session, &mut self.ports)?;
+        while let Some(answer) = self.ports.answers.pop_front() {
+            self.hear(answer, notice);
+        }
+        if let Some(exit) = self.process.exit() {
+            self.is_over = true;
+            self.end(&exit.clone(), notice);
+            return Ok(step);
+        }
+        if self.is_ready && !self.is_leaving {
+            match self.heartbeat.tick(now, session.last_heard()) {
+                Tick::Quiet => {}
+                Tick::Beat(number) => self.order(Order::Beat(number)),
+                Tick::Silent(since) => {
+                    return Err(SessionError::Lost(
+                        format!(
+                            "heartbeat failed: no answer for {:.0}s",
+                            since.as_secs_f64()
+                        )
+                        .into(),
+                    ));
+                }
+                Tick::Slept(time) => notice.push(Notice::Lost(
+                    format!(
+                        "this process did not run for {:.0}s, longer than its locks live",
+                        time.as_secs_f64()
+                    )
+                    .into(),
+                )),
+            }
+        }
+        Ok(step)
+    }
+
+    fn hear(&mut self, answer: Answer, notice: &mut Vec<Notice>) {
+        match answer {
+            Answer::Locked(identity) => self.identity = Some(identity),
+            Answer::Ready => {
+                self.is_ready = true;
+                notice.push(Notice::Ready);
+            }
+            Answer::Replaced => notice.push(Notice::Lost(
+                "the lock file has been removed or replaced".into(),
+            )),
+            Answer::Ended(survivors) => notice.push(Notice::CommandsEnded(survivors)),
+            Answer::Held { identity, holder } => {
+                notice.push(Notice::Refused(LockRefusal::Held { identity, holder }));
+            }
+            Answer::NoFlock => notice.push(Notice::Refused(LockRefusal::NoFlock)),
+            Answer::NoTarget => notice.push(Notice::Refused(LockRefusal::NoTarget)),
+            Answer::Unreadable => notice.push(Notice::Refused(LockRefusal::Unreadable)),
+            // That it came counts as life already.
+            Answer::Beat(_) | Answer::Noise(_) => {}
+        }
+    }
+
+    fn end(&mut self, exit: &Exit, notice: &mut Vec<Notice>) {
+        if self.is_leaving {
+            notice.push(Notice::Gone);
+        } else if self.is_ready {
+            notice.push(Notice::Lost("the lock holder on the host has ended".into()));
+        } else if let Some(sudo) = self.ports.sudo.as_ref().filter(|sudo| !sudo.has_let_in()) {
+            notice.push(Notice::NotLetIn(sudo.refusal(&self.ports.last_words())));
+        } else if !notice
+            .iter()
+            .any(|notice| matches!(notice, Notice::Refused(_)))
+        {
+            let what = match exit {
+                Exit::Status(code) => format!("status {code}"),
+                Exit::Signal(name) => format!("signal {name}"),
+            };
+            let text = format!(
+                "the lock holder could not start ({what}): {}",
+                self.ports.last_words()
+            );
+            notice.push(Notice::Refused(LockRefusal::Other(text)));
+        }
+    }
+}
+
+/// When to send heartbeats, and what their absence means. Pure.
+#[derive(Debug)]
+struct Heartbeat {
+    period: Duration,
+    next: Instant,
+    last_tick: Instant,
+    number: u64,
+    /// When the last one was sent.
+    sent: Option<Instant>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Tick {
+    Quiet,
+    Beat(u64),
+    Silent(Duration),
+    Slept(Duration),
+}
+
+impl Heartbeat {
+    fn new(period: Duration, now: Instant) -> Self {
+        Self {
+            period,
+            next: now + period,
+            last_tick: now,
+            number: 0,
+            sent: None,
+        }
+    }
+
+    /// Bytes of any kind that came after a heartbeat was sent are an answer.
+    fn tick(&mut self, now: Instant, last_heard: Instant) -> Tick {
+        let asleep = now.saturating_duration_since(self.last_tick);
+        self.last_tick = now;
+        if asleep >= self.period * LEASE_PERIODS {
+            // Also where the guard's own clock would have waited a little more.
+            return Tick::Slept(asleep);
+        }
+        if now < self.next {
+            return Tick::Quiet;
+        }
+        if let Some(sent) = self.sent
+            && last_heard < sent
+        {
+            return Tick::Silent(now.saturating_duration_since(last_heard));
+        }
+        self.sent = Some(now);
+        self.next = now + self.period;
+        self.number += 1;
+        Tick::Beat(self.number)
+    }
+}
+
+/// What the guard's process is connected to.
+struct GuardPorts {
+    sudo: Option<SudoDoor>,
+    /// An unfinished line.
+    lines: Vec<u8>,
+    answers: VecDeque<Answer>,
+    /// The end of what it said on stderr.
+    last_words: Vec<u8>,
+    orders: Vec<u8>,
+    is_leaving: bool,
+}
+
+impl GuardPorts {
+    fn last_words(&self) -> String {
+        super::ports::last_line(&self.last_words)
+    }
+}
+
+impl Ports for GuardPorts {
+    fn room(&mut self) -> usize {
+        MOST_NOISE
+    }
+
+    fn output(&mut self, stream: Stream, bytes: Vec<u8>) {
+        if stream == Stream::Stderr {
+            let bytes = match &mut self.sudo {
+                Some(sudo) => sudo.output(stream, bytes),
+                None => bytes,
+            };
+            super::ports::keep_tail(&mut self.last_words, &bytes);
+            return;
+        }
+        self.lines.extend_from_slice(&bytes);
+        while let Some(at) = memchr::memchr(b'\n', &self.lines) {
+            self.answers.push_back(Answer::parse(&self.lines[..at]));
+            self.lines.drain(..=at);
+        }
+        if self.lines.len() > MOST_NOISE {
+            self.lines.clear();
+        }
+    }
+
+    fn input(&mut self, buffer: &mut Vec<u8>) -> Supply {
+        if let Some(supply) = self.sudo.as_mut().and_then(|sudo| sudo.input(buffer)) {
+            return supply;
+        }
+        if self.orders.is_empty() {
+            return if self.is_leaving {
+                Supply::End
+            } else {
+                Supply::Nothing
+            };
+        }
+        buffer.append(&mut self.orders);
+        Supply::Bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(10);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// Ticks every second, with an answer to each beat until `silent_from`.
+    fn first_trouble(silent_from: u32, seconds: u32) -> Option<(u32, Tick)> {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(PERIOD, start);
+        let mut heard = start;
+        for second in 1..=seconds {
+            let now = start + SECOND * second;
+            match heartbeat.tick(now, heard) {
+                Tick::Quiet => {}
+                Tick::Beat(_) if second < silent_from => heard = now,
+                Tick::Beat(_) => {}
+                trouble => return Some((second, trouble)),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn answered_heartbeats_go_on_for_ever() {
+        assert_eq!(first_trouble(u32::MAX, 1000), None);
+    }
+
+    #[test]
+    fn a_silent_host_is_noticed_within_a_period_of_the_first_lost_beat() {
+        let (second, tick) = first_trouble(35, 1000).expect("trouble");
+        assert_eq!((second, tick), (50, Tick::Silent(SECOND * 20)));
+    }
+
+    #[test]
+    fn a_client_that_slept_longer_than_the_lease_knows() {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(PERIOD, start);
+        assert_eq!(heartbeat.tick(start + SECOND * 29, start), Tick::Beat(1));
+        let later = start + SECOND * 60;
+        assert_eq!(heartbeat.tick(later, later), Tick::Slept(SECOND * 31));
+    }
+}

@@ -1,0 +1,447 @@
+//! What one node thread does once it is logged in.
+//!
+//! One loop around `poll(2)` on the socket and the wake-up pipe, and nothing else
+//! in it blocks: orders are taken, guard and command move their bytes (output
+//! goes only where there is credit for it), the connection is kept alive and
+//! watched.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::guard::{Guard, Notice};
+use crate::cluster::input::Reader;
+use crate::cluster::node::{GuardJob, Job, Node, Order, SudoJob};
+use crate::cluster::ports::{CommandPorts, SudoDoor};
+use crate::error::Tree;
+use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream};
+use crate::output::credit::Credit;
+use crate::remote::guard;
+use crate::remote::sudo::Gate;
+use crate::ssh::process::{Exit, Process, Request, Step};
+use crate::ssh::session::{Session, SessionError};
+
+/// How long the commands get to end after they were told to: the guard takes
+/// three seconds before it kills them.
+const ENDING: Duration = Duration::from_millis(4_400);
+
+/// How long the last output of a command that has been ended may take.
+const LAST_OUTPUT: Duration = Duration::from_millis(300);
+
+/// How long a guard that was let go may take.
+const LEAVING: Duration = Duration::from_secs(2);
+
+/// A node that is logged in.
+pub(super) struct Serving<'a> {
+    node: &'a Node,
+    session: Session,
+    /// A channel for whatever is started next. While nothing else runs, it keeps
+    /// the connection's queue empty. (Servers may allow few channels, so it is
+    /// not opened before it is needed.)
+    spare: Process,
+    guard: Option<Guard>,
+    running: Option<Running>,
+    /// Channels that are not waited for any more. They go with the session.
+    abandoned: Vec<Process>,
+    /// The run is being ended, and we have heard of it.
+    is_ending: bool,
+    goal: Goal,
+}
+
+/// What the guard is let go for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// It is not.
+    Stay,
+    /// To wait for another turn.
+    Wait,
+    /// To end, no later than this.
+    Leave(Instant),
+}
+
+/// A command that runs.
+struct Running {
+    job: Arc<Job>,
+    process: Process,
+    ports: CommandPorts,
+    started: Option<Instant>,
+    /// It is being ended, for this reason, and waited for so long.
+    ending: Option<(Outcome, Instant)>,
+}
+
+impl<'a> Serving<'a> {
+    pub(super) fn new(node: &'a Node, session: Session) -> Self {
+        Self {
+            node,
+            session,
+            spare: Process::default(),
+            guard: None,
+            running: None,
+            abandoned: Vec::new(),
+            is_ending: false,
+            goal: Goal::Stay,
+        }
+    }
+
+    /// Does as it is told until all is over.
+    pub(super) fn serve(mut self) -> Outcome {
+        let outcome = loop {
+            match self.turn() {
+                Ok(None) => {}
+                Ok(Some(outcome)) => break outcome,
+                Err(error) => break self.lost(error),
+            }
+        };
+        if let Some(running) = &mut self.running {
+            running.ports.finish();
+        }
+        self.session.disconnect();
+        outcome
+    }
+
+    fn log(&self, level: Level, text: impl Into<Tree>) {
+        let node = self.node.target.node();
+        self.node.display.about(&node).log(level, text.into());
+    }
+
+    /// One turn of the loop. An outcome ends it.
+    fn turn(&mut self) -> Result<Option<Outcome>, SessionError> {
+        self.node.wakeup.clear();
+        if self.node.is_cancelled() && !self.is_ending {
+            self.is_ending = true;
+            self.end_commands(Outcome::cancelled());
+        }
+        while let Ok(order) = self.node.orders.try_recv() {
+            if let Some(outcome) = self.obey(order) {
+                return Ok(Some(outcome));
+            }
+        }
+        let now = Instant::now();
+        let mut step = Step::default();
+        if self.guard.is_none() && self.running.is_none() {
+            step = self.spare.idle(&self.session)?;
+        }
+        if let Some(outcome) = self.tend_guard(now, &mut step)? {
+            return Ok(Some(outcome));
+        }
+        self.tend_command(now, &mut step)?;
+        self.rest(step)?;
+        Ok(None)
+    }
+
+    fn obey(&mut self, order: Order) -> Option<Outcome> {
+        match order {
+            Order::Guard(job) => self.guard = Some(self.start_guard(&job)),
+            Order::Run(job) => self.running = Some(self.start_command(job)),
+            Order::Unlock => {
+                self.goal = Goal::Wait;
+                match &mut self.guard {
+                    Some(guard) => guard.order(guard::Order::Done),
+                    None => self.node.tell(NodeEvent::Unlocked),
+                }
+            }
+            Order::Release => {
+                self.goal = Goal::Leave(Instant::now() + LEAVING);
+                match &mut self.guard {
+                    Some(guard) => guard.order(guard::Order::Done),
+                    None => return Some(Outcome::cancelled()),
+                }
+            }
+            // Answers to a question that has been answered.
+            Order::Trust | Order::Distrust(_) => {}
+        }
+        None
+    }
+
+    /// A process for whatever is started now.
+    fn take_spare(&mut self) -> Process {
+        std::mem::take(&mut self.spare)
+    }
+
+    fn is_root(&self) -> bool {
+        self.node.target.user == "root"
+    }
+
+    fn door(&self, sudo: Option<&SudoJob>, stream: Stream) -> Option<SudoDoor> {
+        let sudo = sudo.filter(|_| !self.is_root())?;
+        let gate = Gate::new(sudo.nonces.clone());
+        Some(SudoDoor::new(gate, stream, sudo.password.clone()))
+    }
+
+    fn start_guard(&mut self, job: &GuardJob) -> Guard {
+        let mut process = self.take_spare();
+        let command = if self.is_root() {
+            &job.as_root
+        } else {
+            &job.command
+        };
+        process.start(Request {
+            command: command.clone(),
+            terminal: None,
+        });
+        let door = self.door(job.sudo.as_ref(), Stream::Stderr);
+        Guard::new(process, door, job.period, Instant::now())
+    }
+
+    fn start_command(&mut self, job: Arc<Job>) -> Running {
+        let mut process = self.take_spare();
+        let node = self.node;
+        let input = job
+            .input
+            .as_ref()
+            .map(|input| Reader::new(Arc::clone(input), node.id));
+        let credit = Credit::new(node.waker.clone());
+        let mut ports = CommandPorts::new(node.id, node.display.clone(), credit, input);
+        let stream = match job.terminal {
+            Some(_) => Stream::Stdout,
+            None => Stream::Stderr,
+        };
+        if let Some(door) = self.door(job.sudo.as_ref(), stream) {
+            ports = ports.behind(door);
+        }
+        let command = if self.is_root() {
+            &job.as_root
+        } else {
+            &job.command
+        };
+        process.start(Request {
+            command: command.clone(),
+            terminal: job.terminal.clone(),
+        });
+        Running {
+            job,
+            process,
+            ports,
+            started: None,
+            ending: None,
+        }
+    }
+
+    /// Has the command ended on the host, if one runs.
+    fn end_commands(&mut self, outcome: Outcome) {
+        let Some(running) = &mut self.running else {
+            return;
+        };
+        if running.ending.is_some() {
+            return;
+        }
+        let outcome = Outcome {
+            duration: running.duration(),
+            ..outcome
+        };
+        running.ending = Some((outcome, Instant::now() + ENDING));
+        match self.guard.as_mut().filter(|guard| guard.is_ready()) {
+            Some(guard) => guard.order(guard::Order::Stop),
+            None => {
+                // The guard is dead: another one does this part of its work.
+                let sweep = Arc::clone(&running.job.sweep);
+                let mut guard = self.start_guard(&sweep);
+                guard.order(guard::Order::Done);
+                self.guard = Some(guard);
+            }
+        }
+    }
+
+    fn tend_guard(
+        &mut self,
+        now: Instant,
+        step: &mut Step,
+    ) -> Result<Option<Outcome>, SessionError> {
+        let Some(guard) = &mut self.guard else {
+            return Ok(None);
+        };
+        let mut notices = Vec::new();
+        step.add(guard.step(&self.session, now, &mut notices)?);
+        for notice in notices {
+            match notice {
+                Notice::Ready => {
+                    let identity = self
+                        .guard
+                        .as_ref()
+                        .and_then(|guard| guard.identity().cloned());
+                    self.node.tell(NodeEvent::Guarded(identity));
+                }
+                Notice::Refused(refusal) => {
+                    self.drop_guard();
+                    self.node.tell(NodeEvent::Refused(refusal));
+                }
+                Notice::NotLetIn(reason) => return Ok(Some(Outcome::failed(Status::Auth, reason))),
+                Notice::Lost(reason) => self.node.tell(NodeEvent::LockLost(reason)),
+                Notice::CommandsEnded(survivors) => {
+                    if !survivors.is_empty() {
+                        let text = format!("these processes could not be ended: {survivors}");
+                        self.log(Level::Warn, text);
+                    }
+                    if let Some((_, limit)) = self
+                        .running
+                        .as_mut()
+                        .and_then(|running| running.ending.as_mut())
+                    {
+                        *limit = now + LAST_OUTPUT;
+                    }
+                }
+                Notice::Gone => {
+                    self.drop_guard();
+                    match self.goal {
+                        Goal::Stay => {}
+                        Goal::Wait => {
+                            self.goal = Goal::Stay;
+                            self.node.tell(NodeEvent::Unlocked);
+                        }
+                        Goal::Leave(_) => return Ok(Some(Outcome::cancelled())),
+                    }
+                }
+            }
+        }
+        match self.goal {
+            Goal::Leave(limit) if now >= limit || self.guard.is_none() => {
+                Ok(Some(Outcome::cancelled()))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn drop_guard(&mut self) {
+        if let Some(guard) = self.guard.take() {
+            self.abandoned.push(guard.into_process());
+        }
+    }
+
+    fn tend_command(&mut self, now: Instant, step: &mut Step) -> Result<(), SessionError> {
+        let Some(running) = &mut self.running else {
+            return Ok(());
+        };
+        step.add(running.process.step(&self.session, &mut running.ports)?);
+        if running.started.is_none() && running.process.has_started() {
+            running.started = Some(now);
+            if let Some(guard) = &mut self.guard {
+                guard.order(guard::Order::Started);
+                step.progress = true;
+            }
+            self.node.tell(NodeEvent::Started);
+        }
+        if let Some(error) = running.ports.take_input_error() {
+            self.node.tell(NodeEvent::InputFailed(error));
+        }
+        let exit = running.process.exit().cloned();
+        let is_given_up = running
+            .ending
+            .as_ref()
+            .is_some_and(|(_, limit)| now >= *limit);
+        let is_too_slow = running.deadline().is_some_and(|limit| now >= limit);
+        if exit.is_some() || is_given_up {
+            let outcome = match (running.ending.take(), &exit) {
+                (Some((outcome, _)), _) => outcome,
+                (None, Some(exit)) => running.ended(exit),
+                (None, None) => Outcome::cancelled(),
+            };
+            running.ports.finish();
+            if let Some(running) = self.running.take() {
+                self.abandoned.push(running.process);
+            }
+            self.node.tell(NodeEvent::Finished(outcome));
+        } else if is_too_slow && running.ending.is_none() {
+            let outcome = Outcome {
+                status: Status::Timeout,
+                ..Outcome::cancelled()
+            };
+            self.end_commands(outcome);
+            step.progress = true;
+        }
+        Ok(())
+    }
+
+    /// Keeps the connection alive and, if nothing has moved, sleeps until
+    /// something can be done. (Data may be queued in libssh2 while the socket is
+    /// quiet, so it is not slept after a step that did move something.)
+    fn rest(&mut self, step: Step) -> Result<(), SessionError> {
+        let now = Instant::now();
+        if step.heard {
+            self.session.heard(now);
+        }
+        let mut until = self.session.tend(now)?;
+        if !step.progress {
+            if let Some(guard) = self.guard.as_ref().filter(|guard| guard.is_ready()) {
+                until = until.min(guard.due());
+            }
+            if let Some(limit) = self.running.as_ref().and_then(Running::next_limit) {
+                until = until.min(limit);
+            }
+            if let Goal::Leave(limit) = self.goal {
+                until = until.min(limit);
+            }
+            self.session.poll(&self.node.wakeup, step.writing, until);
+        }
+        Ok(())
+    }
+
+    fn lost(&self, error: SessionError) -> Outcome {
+        let duration = self
+            .running
+            .as_ref()
+            .map_or(Duration::ZERO, Running::duration);
+        match error {
+            SessionError::Lost(reason) | SessionError::Refused(reason) => Outcome {
+                duration,
+                ..Outcome::failed(Status::Connection, reason)
+            },
+            SessionError::Interrupted(_) => Outcome::cancelled(),
+        }
+    }
+}
+
+impl Running {
+    fn duration(&self) -> Duration {
+        self.started
+            .map_or(Duration::ZERO, |started| started.elapsed())
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Some(self.started? + self.job.timeout?)
+    }
+
+    fn next_limit(&self) -> Option<Instant> {
+        match &self.ending {
+            Some((_, limit)) => Some(*limit),
+            None => self.deadline(),
+        }
+    }
+
+    fn ended(&self, exit: &Exit) -> Outcome {
+        let (status, reason) = match exit {
+            _ if self.ports.sudo_refusal().is_some() => (Status::Auth, self.ports.sudo_refusal()),
+            Exit::Status(0) => (Status::Ok, None),
+            Exit::Status(127)
+                if self.job.needs_bash && is_bash_missing(&self.ports.last_words()) =>
+            {
+                let hint = "there is no bash on the host, use --shell \"sh -c {}\"";
+                (Status::Exit(127), Some(hint.into()))
+            }
+            Exit::Status(code) => (Status::Exit(*code), None),
+            Exit::Signal(name) => (Status::Signal(name.clone()), None),
+        };
+        Outcome {
+            status,
+            reason,
+            duration: self.duration(),
+        }
+    }
+}
+
+/// What shells say when they do not find it: `sh: 1: exec: bash: not found`,
+/// `sh: bash: command not found`.
+fn is_bash_missing(last_words: &str) -> bool {
+    last_words.ends_with("bash: not found") || last_words.ends_with("bash: command not found")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_bash_is_told_from_other_missing_commands() {
+        assert!(is_bash_missing("sh: 1: exec: bash: not found"));
+        assert!(is_bash_missing("bash: line 1: exec: bash: not found"));
+        assert!(!is_bash_missing("bash: line 1: foo: command not found"));
+        assert!(!is_bash_missing("bash: foo: command not found"));
+    }
+}

@@ -1,0 +1,261 @@
+//! The lock phase of a run: a guard on every host, before anything else is done
+//! there.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::fan_out::FanOut;
+use crate::cluster::node::{GuardJob, Order, SudoJob};
+use crate::config::{Config, GuardLines, Lines};
+use crate::error::{ExitStatus, Tree};
+use crate::event::{Identity, Level, LockRefusal, NodeId};
+use crate::remote::sudo::Nonces;
+use crate::run::ending::Stop;
+use crate::run::{Run, State};
+
+/// The first pause before another try for the locks, and the longest.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+
+impl Run {
+    /// Locks all hosts, or says why the run cannot begin.
+    pub(super) fn lock(&mut self, config: &Config) -> Result<(), Stop> {
+        let begun = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            let refused = self.try_to_lock(config)?;
+            if refused.is_empty() {
+                return Ok(());
+            }
+            if config.lock.is_optional {
+                self.warn_about(&refused);
+                return self.guard(refused, &config.guard.plain, config);
+            }
+            let is_held = |refusal: &LockRefusal| matches!(refusal, LockRefusal::Held { .. });
+            let may_change = self
+                .refusals(&refused)
+                .iter()
+                .all(|(_, refusal)| is_held(refusal));
+            let left = config.lock.wait.saturating_sub(begun.elapsed());
+            if !may_change || left.is_zero() {
+                return Err(self.refuse(&refused));
+            }
+            if pause == PAUSES.0 {
+                self.log(
+                    Level::Info,
+                    self.refusal_tree(&refused, "waiting for the lock"),
+                );
+            }
+            // Another run may wait for what we hold: who cannot have all frees
+            // what it has, and comes back at another time than the other.
+            self.unlock_all()?;
+            self.sleep(left.min(pause.mul_f64(random_factor())))?;
+            pause = (pause * 2).min(PAUSES.1);
+        }
+    }
+
+    /// One try for all locks: the host that sorts first alone, so that of two
+    /// runs that start together one gets them all, then the others at once.
+    /// Returns those that somebody else has.
+    fn try_to_lock(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
+        let mut nodes = self.nodes(|state| matches!(state, State::Connected));
+        if !config.lock.is_wanted {
+            self.guard(nodes, &config.guard.plain, config)?;
+            return Ok(Vec::new());
+        }
+        nodes.sort_by_key(|node| {
+            let target = &self.targets[node.0];
+            (target.host.clone(), target.port)
+        });
+        let others = nodes.split_off(nodes.len().min(1));
+        self.guard(nodes, &config.guard.locking, config)?;
+        let refused = self.refused();
+        if !refused.is_empty() && !config.lock.is_optional {
+            return Ok(refused);
+        }
+        self.guard(others, &config.guard.locking, config)?;
+        let (ours, refused): (Vec<NodeId>, Vec<NodeId>) = self
+            .refused()
+            .into_iter()
+            .partition(|node| self.is_ours(*node));
+        self.guard(ours, &config.guard.plain, config)?;
+        Ok(refused)
+    }
+
+    /// Starts a guard on each of these hosts and waits for all of them.
+    fn guard(&mut self, nodes: Vec<NodeId>, lines: &Lines, config: &Config) -> Result<(), Stop> {
+        let job = Arc::new(self.guard_job(&config.guard, lines));
+        let mut fan_out = FanOut::new(config.threads, nodes);
+        loop {
+            while let Some(node) = fan_out.admit() {
+                self.states[node.0] = State::Locking;
+                self.cluster.order(node, Order::Guard(Arc::clone(&job)));
+            }
+            if fan_out.is_idle() {
+                // Hosts that were lost, or did not let the guard in.
+                return self.judge(config.skip_unreachable);
+            }
+            if let Some(node) = self.next_event(None)?
+                && !matches!(self.states[node.0], State::Locking)
+            {
+                fan_out.release(node);
+            }
+        }
+    }
+
+    pub(super) fn guard_job(&self, guard: &GuardLines, lines: &Lines) -> GuardJob {
+        GuardJob {
+            command: lines.as_user.clone(),
+            as_root: lines.as_root.clone(),
+            sudo: self.sudo_job(guard.nonces.clone()),
+            period: guard.period,
+        }
+    }
+
+    pub(super) fn sudo_job(&self, nonces: Option<Nonces>) -> Option<SudoJob> {
+        let password = self.sudo_password.clone();
+        nonces.map(|nonces| SudoJob { nonces, password })
+    }
+
+    fn refused(&self) -> Vec<NodeId> {
+        self.nodes(|state| matches!(state, State::Refused(_)))
+    }
+
+    /// Whether the lock that a host was refused is held by this run, under
+    /// another name of the same machine.
+    fn is_ours(&self, node: NodeId) -> bool {
+        let State::Refused(LockRefusal::Held { identity, .. }) = &self.states[node.0] else {
+            return false;
+        };
+        let is_it = |locked: &Identity| locked.is_same(identity);
+        self.states
+            .iter()
+            .any(|state| matches!(state, State::Guarded(Some(locked)) if is_it(locked)))
+    }
+
+    fn unlock_all(&mut self) -> Result<(), Stop> {
+        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
+            self.states[node.0] = State::Locking;
+            self.cluster.order(node, Order::Unlock);
+        }
+        while self
+            .states
+            .iter()
+            .any(|state| matches!(state, State::Locking))
+        {
+            self.next_event(None)?;
+        }
+        for state in &mut self.states {
+            if matches!(state, State::Refused(_)) {
+                *state = State::Connected;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits, and listens to nodes and signals meanwhile.
+    fn sleep(&mut self, time: Duration) -> Result<(), Stop> {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            self.next_event(Some(until))?;
+        }
+        Ok(())
+    }
+
+    fn refusals(&self, nodes: &[NodeId]) -> Vec<(NodeId, &LockRefusal)> {
+        nodes
+            .iter()
+            .filter_map(|node| match &self.states[node.0] {
+                State::Refused(refusal) => Some((*node, refusal)),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn refusal_tree(&self, refused: &[NodeId], headline: &str) -> Tree {
+        let refusals = self.refusals(refused);
+        refusals
+            .into_iter()
+            .fold(Tree::new(headline), |tree, (node, refusal)| {
+                tree.because(describe(&self.targets[node.0].node(), refusal))
+            })
+    }
+
+    fn warn_about(&self, refused: &[NodeId]) {
+        for (node, refusal) in self.refusals(refused) {
+            self.log(Level::Warn, describe(&self.targets[node.0].node(), refusal));
+        }
+    }
+
+    fn refuse(&self, refused: &[NodeId]) -> Stop {
+        let headline = format!(
+            "locking {} of {} nodes failed",
+            refused.len(),
+            self.targets.len()
+        );
+        let details = self.refusal_tree(refused, &headline);
+        self.log(
+            Level::Fatal,
+            Tree::new("locking the cluster failed").because(details),
+        );
+        Stop::Failed(ExitStatus::Lock)
+    }
+
+    /// `-L`: holds what has been locked until something happens.
+    pub(super) fn hold(&mut self) -> Result<(), Stop> {
+        self.log(
+            Level::Warn,
+            "-L|--lock was passed, waiting for interrupt...",
+        );
+        loop {
+            let Some(node) = self.next_event(None)? else {
+                continue;
+            };
+            let State::Ended(outcome) = &self.states[node.0] else {
+                continue;
+            };
+            let reason = outcome
+                .reason
+                .clone()
+                .unwrap_or_else(|| "the connection is lost".into());
+            self.lock_lost(node, reason)?;
+            if !self.states.iter().any(State::is_live) {
+                self.log(Level::Fatal, "no node is left to hold a lock on");
+                return Err(Stop::Failed(ExitStatus::LockLost));
+            }
+        }
+    }
+}
+
+fn describe(node: &str, refusal: &LockRefusal) -> Tree {
+    match refusal {
+        LockRefusal::Held { holder, .. } => {
+            let tree = Tree::new(format!(
+                "{node} can't acquire lock, lock already obtained by another process"
+            ));
+            if holder.is_empty() {
+                tree
+            } else {
+                tree.because(format!("held by {holder}"))
+            }
+        }
+        LockRefusal::NoFlock => Tree::new(format!("{node} can't acquire lock"))
+            .because("there is no flock(1) on the host: install util-linux, or go without locks (-y)"),
+        LockRefusal::NoTarget => Tree::new(format!("{node} can't acquire lock")).because(
+            "what should be locked is not there, or neither a file nor a directory; name something with --lock-file",
+        ),
+        LockRefusal::Unreadable => Tree::new(format!("{node} can't acquire lock"))
+            .because("what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"),
+        LockRefusal::Other(reason) => {
+            Tree::new(format!("{node} can't acquire lock")).because(reason.as_str())
+        }
+    }
+}
+
+/// From a half to one and a half: two runs must not come back together.
+fn random_factor() -> f64 {
+    // The keys of a new hasher are random, which is all that is needed here.
+    let random = RandomState::new().hash_one(0) % 1000;
+    0.5 + f64::from(u32::try_from(random).unwrap_or(500)) / 1000.0
+}
