@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::cluster::ports::SudoDoor;
 use crate::error::Tree;
 use crate::event::{Identity, LockRefusal, Stream};
-use crate::remote::guard::{Answer, Order};
+use crate::remote::guard::{Answer, Order, SCRIPT};
 use crate::ssh::process::{Exit, Ports, Process, Step, Supply};
 use crate::ssh::session::{Session, SessionError};
 
@@ -60,7 +60,7 @@ impl Guard {
                 lines: Vec::new(),
                 answers: VecDeque::new(),
                 last_words: Vec::new(),
-                orders: Vec::new(),
+                orders: SCRIPT.as_bytes().to_vec(),
                 is_leaving: false,
             },
             heartbeat: Heartbeat::new(period, now),

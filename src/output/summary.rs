@@ -21,6 +21,7 @@ pub fn of_commands(results: &[(&Target, &Outcome)]) -> Option<Tree> {
     }
     let headline = match failed {
         0 => "the run was stopped before all commands had ended".to_owned(),
+        1 if results.len() == 1 => "the command is failed on the only node".to_owned(),
         all if all == results.len() => format!("commands are failed on all {}", nodes(all)),
         some => format!(
             "commands are failed on {some} out of {}",
@@ -107,7 +108,9 @@ fn by_cause(headline: String, results: &[(&Target, &Outcome)]) -> Tree {
         })
 }
 
-fn nodes(count: usize) -> String {
+/// `3 nodes`.
+#[must_use]
+pub fn nodes(count: usize) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} node{s}")
 }

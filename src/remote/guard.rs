@@ -12,13 +12,24 @@
 //! ([`Order`]) and what it answers ([`Answer`]). `cluster::guard` talks to it.
 
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::event::Identity;
 use crate::remote::command_line::quote;
 use crate::remote::sudo::Nonces;
 
-const SCRIPT: &str = include_str!("guard.sh");
+/// The script without its comments, as it is sent.
+///
+/// It goes to the guard's stdin, before all orders, so that the process lists of
+/// the hosts show a short command line.
+pub static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    let lines = include_str!("guard.sh").lines().map(str::trim_start);
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .flat_map(|line| [line, "\n"])
+        .collect()
+});
 
 /// What to lock, and what to do if it is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +97,15 @@ impl Guard<'_> {
     /// `$$` and `$PPID` are those of the login shell: the process that sshd has
     /// started for this channel, and sshd.
     fn call(&self, arguments: &str) -> String {
-        let script = quote(SCRIPT.as_bytes());
+        let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
+        let arguments = format!("orgalorg-guard $$ $PPID {arguments}");
         match self.sudo {
-            None => format!("exec sh -c {script} orgalorg-guard $$ $PPID {arguments}"),
-            Some(nonces) => format!(
-                "{} sh -c {} sh {script} orgalorg-guard $$ $PPID {arguments}",
-                nonces.command(),
-                quote(format!("{}; exec sh -c \"$@\"", nonces.announcement()).as_bytes()),
-            ),
+            None => format!("exec sh -c {} {arguments}", quote(read.as_bytes())),
+            Some(nonces) => {
+                let script = format!("{}; {read}", nonces.announcement());
+                let sudo = nonces.command();
+                format!("exec {sudo} sh -c {} {arguments}", quote(script.as_bytes()))
+            }
         }
     }
 }
@@ -207,7 +219,8 @@ mod tests {
         ) -> Self {
             let mut child = Command::new(shell[0])
                 .args(&shell[1..])
-                .args(["-c", SCRIPT, "orgalorg-guard"])
+                .args(["-c", &format!("eval \"$(head -c {})\"", SCRIPT.len())])
+                .arg("orgalorg-guard")
                 // Nobody's process, and ours: what this test starts is "started by sshd".
                 .args(["1", &std::process::id().to_string()])
                 .args([mode, make, lease, "the holder"])
@@ -217,6 +230,8 @@ mod tests {
                 .process_group(0)
                 .spawn()
                 .expect("a shell");
+            let stdin = child.stdin.as_mut().expect("piped");
+            stdin.write_all(SCRIPT.as_bytes()).expect("it listens");
             let answers = BufReader::new(child.stdout.take().expect("piped"));
             Self { child, answers }
         }
@@ -386,14 +401,19 @@ mod tests {
             holder: "alice\nBEAT 1",
             sudo: None,
         };
-        // The login shell's part, with a script that prints its arguments.
-        let command = guard
-            .command()
-            .replace(&quote(SCRIPT.as_bytes()), "'printf \"%s|\" \"$@\"'");
-        let output = Command::new("sh")
-            .args(["-c", &command])
-            .output()
+        // Another script of the same length, which prints its arguments.
+        let script = "printf '%s|' \"$@\"; exit\n";
+        let script = format!("{script:width$}", width = SCRIPT.len());
+        let mut child = Command::new("sh")
+            .args(["-c", &guard.command()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
             .expect("sh");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(script.as_bytes()).expect("it listens");
+        drop(stdin);
+        let output = child.wait_with_output().expect("sh");
         let expected: &[u8] = b"|lock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
         assert!(output.stdout.ends_with(expected), "{output:?}");
     }

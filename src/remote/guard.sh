@@ -1,6 +1,7 @@
 # Holds the lock on this host, and ends what was started on it (see guard.rs).
 #
-#   sh -c "$this" orgalorg-guard <leader> <sshd> <mode> <make> <lease> <who> <path>
+#   sh -c 'eval "$(head -c <length of this>)"' orgalorg-guard \
+#       <leader> <sshd> <mode> <make> <lease> <who> <path>
 #
 #   leader  the process that sshd started for this channel
 #   sshd    the sshd process of this connection: its other children are commands
@@ -113,12 +114,12 @@ end_commands() {
 unleash_dog() {
     [ -z "$dog" ] || kill "$dog" 2>/dev/null
     (
-        nap=
-        trap '[ -z "$nap" ] || kill "$nap" 2>/dev/null; exit' TERM
+        # The trap may run as soon as sleep has been started.
+        before=$!
+        trap '[ "$!" = "$before" ] || kill "$!" 2>/dev/null; exit' TERM
         trap - ALRM
         sleep "$lease" &
-        nap=$!
-        wait "$nap"
+        wait "$!"
         kill -s ALRM $$
     ) </dev/null >/dev/null 2>&1 9<&- &
     dog=$!
@@ -164,7 +165,7 @@ take_lock() {
     command -v flock >/dev/null 2>&1 || refuse "NOFLOCK"
     if [ ! -e "$path" ]; then
         case $make in
-            file) { : >>"$path"; } 2>/dev/null ;;
+            file) { command : >>"$path"; } 2>/dev/null ;;
             directory) mkdir -p -- "$path" 2>/dev/null ;;
         esac
     fi

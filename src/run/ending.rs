@@ -126,7 +126,7 @@ impl Run {
         if let Err(at_once) = self.end_nodes() {
             return at_once.status(self.status());
         }
-        if stop.has_results() {
+        if stop.has_results() && self.has_begun {
             self.report();
         }
         flush_briefly(&self.outlets);

@@ -11,6 +11,7 @@ use crate::cluster::node::{GuardJob, Order, SudoJob};
 use crate::config::{Config, GuardLines, Lines};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Identity, Level, LockRefusal, NodeId};
+use crate::output::summary;
 use crate::remote::sudo::Nonces;
 use crate::run::ending::Stop;
 use crate::run::{Run, State};
@@ -190,9 +191,9 @@ impl Run {
 
     fn refuse(&self, refused: &[NodeId]) -> Stop {
         let headline = format!(
-            "locking {} of {} nodes failed",
+            "locking {} of {} failed",
             refused.len(),
-            self.targets.len()
+            summary::nodes(self.targets.len())
         );
         let details = self.refusal_tree(refused, &headline);
         self.log(
