@@ -15,7 +15,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use hosts::{Hosts, wait_until};
-use support::{Finished, LIMIT, Orgalorg, furnish_home, orgalorg_in_empty_home, program};
+use support::{Finished, LIMIT, Orgalorg, furnish_home, program, without_lock};
 
 /// For all tests here. Nothing but `mistakes_connect_to_nothing` connects to
 /// `quiet`.
@@ -31,7 +31,7 @@ static HOSTS: LazyLock<Hosts> = LazyLock::new(|| {
 
 /// The program with these arguments, in the home that all tests share.
 fn orgalorg(arguments: &[&str]) -> Orgalorg {
-    orgalorg_in_empty_home(&HOSTS, arguments)
+    without_lock(&HOSTS, arguments)
 }
 
 /// The program where there is no terminal to ask on, whoever runs the tests.
@@ -40,7 +40,11 @@ fn without_terminal(arguments: &[&str], stdin: &str) -> Finished {
     writer.write_all(stdin.as_bytes()).unwrap();
     drop(writer);
     let mut command = HOSTS.client("setsid");
-    command.arg("--wait").arg(program()).args(arguments);
+    command
+        .arg("--wait")
+        .arg(program())
+        .arg("-y")
+        .args(arguments);
     finished(command.current_dir(HOSTS.home()).stdin(reader))
 }
 

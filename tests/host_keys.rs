@@ -587,7 +587,7 @@ fn a_file_that_cannot_be_written_is_a_warning() {
 #[test]
 fn two_runs_that_record_at_once_leave_whole_lines() {
     let hosts = simple_hosts(20);
-    let run = || on_all(&hosts, &["--host-keys", "accept-new"]);
+    let run = || on_all(&hosts, &["--host-keys", "accept-new", "--lock-wait=60s"]);
     let both = [run().spawn(), run().spawn()];
     for finished in both.map(support::Running::finish) {
         assert_eq!(finished.code(0).sorted().len(), 20);

@@ -18,7 +18,7 @@ use std::thread;
 use hosts::{Hosts, wait_until};
 use rustix::fs::{Mode, mkfifoat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use support::{LIMIT, Orgalorg, Running, furnish_home, orgalorg_in_empty_home, program};
+use support::{LIMIT, Orgalorg, Running, furnish_home, program, without_lock};
 
 static HOSTS: LazyLock<Hosts> = LazyLock::new(|| {
     let hosts = Hosts::start(3);
@@ -32,7 +32,7 @@ static HOSTS: LazyLock<Hosts> = LazyLock::new(|| {
 
 /// The program with these arguments, in the home that all tests share.
 fn orgalorg(arguments: &[&str]) -> Orgalorg {
-    orgalorg_in_empty_home(&*HOSTS, arguments)
+    without_lock(&HOSTS, arguments)
 }
 
 /// A file in the directory where the program is started.

@@ -203,9 +203,10 @@ impl Ports for CommandPorts {
         match &mut self.input {
             None => Supply::End,
             Some(reader) => reader.fill(buffer).unwrap_or_else(|error| {
-                self.input_error = Some(Tree::from_error(&error));
+                self.input_error.get_or_insert(Tree::from_error(&error));
                 buffer.clear();
-                Supply::End
+                // No end of file: the command would take what it has for all.
+                Supply::Nothing
             }),
         }
     }

@@ -52,6 +52,19 @@ pub fn orgalorg_in_empty_home<A: AsRef<OsStr>>(
     }
 }
 
+/// The same for hosts that several tests use at once, which therefore cannot lock
+/// them.
+pub fn without_lock<A: AsRef<OsStr>>(
+    hosts: &Hosts,
+    arguments: impl IntoIterator<Item = A>,
+) -> Orgalorg {
+    let arguments = arguments
+        .into_iter()
+        .map(|argument| argument.as_ref().to_owned());
+    let first = std::iter::once(std::ffi::OsString::from("-y"));
+    orgalorg_in_empty_home(hosts, first.chain(arguments))
+}
+
 /// The program itself.
 pub fn program() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_orgalorg"))
