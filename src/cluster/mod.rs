@@ -1,9 +1,10 @@
 //! The hosts of a run as a whole: one thread each, and the ways to and from
 //! them.
 //!
-//! [`node`] is what such a thread does, [`ports`] connects its command with the
-//! printer and with [`input`]; [`fan_out`] says who may start when. `run` gives
-//! the orders and judges the events.
+//! [`node`] is what such a thread does until it is logged in, and [`serving`] what
+//! it does then: it keeps a [`guard`] on the host, and runs a command whose
+//! [`ports`] lead to the printer and to [`input`]. [`fan_out`] says who may start
+//! when. `run` gives the orders and judges the events.
 
 pub mod fan_out;
 pub mod guard;
