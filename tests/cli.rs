@@ -36,8 +36,10 @@ fn orgalorg(arguments: &[&str]) -> Orgalorg {
 
 /// The program where there is no terminal to ask on, whoever runs the tests.
 fn without_terminal(arguments: &[&str], stdin: &str) -> Finished {
-    let (reader, mut writer) = io::pipe().unwrap();
-    writer.write_all(stdin.as_bytes()).unwrap();
+    let (reader, mut writer) = io::pipe().expect("a pipe can be made");
+    writer
+        .write_all(stdin.as_bytes())
+        .expect("a pipe takes a few lines");
     drop(writer);
     let mut command = HOSTS.client("setsid");
     command
@@ -55,7 +57,7 @@ fn alone(arguments: &[&str]) -> Finished {
 }
 
 fn finished(command: &mut Command) -> Finished {
-    let output = command.output().unwrap();
+    let output = command.output().expect("the program can be started");
     Finished {
         status: output.status,
         stdout: output.stdout,
@@ -67,7 +69,7 @@ fn finished(command: &mut Command) -> Finished {
 /// A file in the directory where the program is started.
 fn file(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = HOSTS.home().join(name);
-    fs::write(&path, content).unwrap();
+    fs::write(&path, content).expect("the home can be written");
     path
 }
 
@@ -171,6 +173,10 @@ fn mistakes_connect_to_nothing() {
         (&["-C", "-C", "true"], &["--command"]),
         (&["-r", "/", "-r", "/tmp", "-C", "true"], &["--root"]),
         // The command line for the hosts.
+        (
+            &["--shell", "sh -c 'x; {}'", "-C", "true"],
+            &["'sh -c 'x; {}''", "a word of its own"],
+        ),
         (&["--shell", "sh -c", "-C", "true"], &["'sh -c'", "{}"]),
         (&["-r", "", "-C", "true"], &["-r needs a directory"]),
         (&["-C", "echo", &long], &["too long", "-i <file> -C bash"]),

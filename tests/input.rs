@@ -38,7 +38,7 @@ fn orgalorg(arguments: &[&str]) -> Orgalorg {
 /// A file in the directory where the program is started.
 fn file(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
     let path = HOSTS.home().join(name);
-    fs::write(&path, content).unwrap();
+    fs::write(&path, content).expect("the home can be written");
     path
 }
 
@@ -47,7 +47,8 @@ fn lines(bytes: usize) -> Vec<u8> {
     let mut text = Vec::with_capacity(bytes + 100);
     let mut number = 0;
     while text.len() < bytes {
-        writeln!(text, "line {number} of what all hosts are to read").unwrap();
+        writeln!(text, "line {number} of what all hosts are to read")
+            .expect("a vector takes all text");
         number += 1;
     }
     text.truncate(bytes);
@@ -56,11 +57,18 @@ fn lines(bytes: usize) -> Vec<u8> {
 
 /// What cksum(1) prints for these bytes.
 fn cksum(bytes: &[u8]) -> String {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(bytes).unwrap();
-    file.rewind().unwrap();
-    let output = Command::new("cksum").stdin(file).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    let mut file = tempfile::tempfile().expect("there is room for a temporary file");
+    file.write_all(bytes)
+        .expect("a temporary file can be written");
+    file.rewind().expect("a file can be rewound");
+    let output = Command::new("cksum")
+        .stdin(file)
+        .output()
+        .expect("cksum(1) exists");
+    String::from_utf8(output.stdout)
+        .expect("cksum(1) prints numbers")
+        .trim()
+        .to_owned()
 }
 
 /// These lines, from each of the hosts.
@@ -92,13 +100,13 @@ fn wait_for_output(running: &Running, text: &str) {
 
 /// The most memory that a process has had so far, in KiB.
 fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the program is running");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.unwrap()
+    line.expect("/proc tells the peak")
         .trim()
         .trim_end_matches(" kB")
         .parse()
-        .unwrap()
+        .expect("/proc tells a number")
 }
 
 #[test]
@@ -503,7 +511,10 @@ fn on_large_terminal(arguments: &[&str]) -> (i32, String) {
         *command = shell;
     });
     let (status, screen) = run.on_terminal(|_| ()).finish();
-    (status.code().unwrap(), screen.replace('\r', ""))
+    (
+        status.code().expect("the program exits by itself"),
+        screen.replace('\r', ""),
+    )
 }
 
 #[test]

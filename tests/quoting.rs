@@ -13,11 +13,14 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use hosts::{Host, Hosts};
-use support::{Finished, Orgalorg, furnish_home, without_lock};
+use support::pty::OnTerminal;
+use support::{Finished, LIMIT, Orgalorg, furnish_home, without_lock};
 
 static HOSTS: LazyLock<Hosts> = LazyLock::new(|| {
     let hosts = Hosts::builder()
@@ -79,7 +82,7 @@ fn remote_code(finished: &Finished) -> i32 {
 fn check_against_ssh(user: &str, words: &[OsString]) {
     let mut ssh = HOSTS.ssh(user, web1());
     ssh.arg("--").args(words).stdin(Stdio::null());
-    let theirs = ssh.output().unwrap();
+    let theirs = ssh.output().expect("ssh can be started");
     let first = ["-C", "--"].map(OsString::from);
     let ours = quietly(&format!("{user}@web1"), first.iter().chain(words)).run();
     let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
@@ -91,7 +94,7 @@ fn check_against_ssh(user: &str, words: &[OsString]) {
     );
     assert_eq!(
         remote_code(&ours),
-        theirs.status.code().unwrap(),
+        theirs.status.code().expect("ssh exits by itself"),
         "{words:?}"
     );
 }
@@ -309,6 +312,7 @@ fn the_template_says_which_shell_runs_the_command() {
     for template in [
         "bash -c {}",
         "bash -c '{}'",
+        "bash -c \"{}\"",
         "/bin/bash -ec {}",
         "env bash -c {}",
     ] {
@@ -595,8 +599,8 @@ fn where_there_is_no_bash_the_way_out_is_named() {
 /// `-K` on a terminal: what the command wrote there (without the prompt), and
 /// how the program ended. Stdin is at its end unless that is redirected too.
 fn with_password(password: &str, arguments: &[&str], stdin: &[u8]) -> (Option<i32>, String) {
-    let (reader, mut writer) = io::pipe().unwrap();
-    writer.write_all(stdin).unwrap();
+    let (reader, mut writer) = io::pipe().expect("a pipe can be made");
+    writer.write_all(stdin).expect("a pipe takes a few lines");
     drop(writer);
     let mut terminal = orgalorg(arguments).on_terminal(|command| {
         command.stdin(reader);
@@ -606,7 +610,10 @@ fn with_password(password: &str, arguments: &[&str], stdin: &[u8]) -> (Option<i3
     let (status, screen) = terminal.finish();
     assert!(!screen.contains(password), "{screen}");
     assert_eq!(screen.matches("assword:").count(), 1, "{screen}");
-    let after = screen.split_once("Sudo password: ").unwrap().1;
+    let after = screen
+        .split_once("Sudo password: ")
+        .expect("the prompt was there")
+        .1;
     let plain = console::strip_ansi_codes(after).replace('\r', "");
     (status.code(), plain.trim_start_matches('\n').to_owned())
 }
@@ -756,4 +763,36 @@ fn sudo_gets_one_line_and_only_when_it_asks() {
     let (code, screen) = with_password("guess", &arguments, b"typed ahead\n");
     assert_eq!(code, Some(3), "{screen}");
     assert_eq!(host.read_file("/tmp/heard"), b"guess\n");
+}
+
+#[test]
+fn nothing_typed_at_a_prompt_is_ever_seen() {
+    for round in 0..20 {
+        let arguments = ["-o", "root@web1", "-K", "-C", "true"];
+        let mut terminal = orgalorg(arguments).on_terminal(|_| ());
+        // As quick as a password manager.
+        wait_for_moment(&terminal, "Sudo password: ");
+        assert!(!terminal.echoes(), "round {round}");
+        terminal.type_in("carol-secret\n");
+        let (status, screen) = terminal.finish();
+        assert!(!screen.contains("secret"), "round {round}: {screen}");
+        assert!(status.success(), "{screen}");
+    }
+    let mut terminal = orgalorg(["-o", "web1", "-K", "-C", "true"]).on_terminal(|_| ());
+    terminal.expect("Sudo password: ");
+    terminal.type_in("half\x03");
+    // In order again, and ended by what was typed.
+    let (status, screen) = terminal.finish();
+    assert_eq!(
+        (status.signal(), screen.trim_end()),
+        (Some(2), "Sudo password:")
+    );
+}
+
+/// Waits for a text without ever sleeping, to see what is true for a moment only.
+fn wait_for_moment(terminal: &OnTerminal, text: &str) {
+    let deadline = Instant::now() + LIMIT;
+    while !terminal.screen().contains(text) {
+        assert!(Instant::now() < deadline, "{}", terminal.screen());
+    }
 }
