@@ -40,7 +40,11 @@ pub(super) struct Guard {
     ports: GuardPorts,
     heartbeat: Heartbeat,
     identity: Option<Identity>,
+    /// It must say something about the lock until then.
+    ready_by: Instant,
     is_ready: bool,
+    /// That the lock was lost has been said.
+    is_lost: bool,
     is_leaving: bool,
     is_over: bool,
 }
@@ -52,8 +56,11 @@ impl Guard {
         sudo: Option<SudoDoor>,
         period: Duration,
         now: Instant,
+        ready_by: Instant,
     ) -> Self {
         Self {
+            ready_by,
+            is_lost: false,
             process,
             ports: GuardPorts {
                 sudo,
@@ -98,8 +105,17 @@ impl Guard {
     }
 
     /// When it has to be looked at again.
-    pub(super) fn due(&self) -> Instant {
-        self.heartbeat.next
+    pub(super) fn due(&self) -> Option<Instant> {
+        if self.is_ready() {
+            Some(self.heartbeat.next)
+        } else {
+            self.starting_limit()
+        }
+    }
+
+    /// Until when it has to get ready, if it has not.
+    pub(super) fn starting_limit(&self) -> Option<Instant> {
+        (!self.is_ready && !self.is_over && !self.is_leaving).then_some(self.ready_by)
     }
 
     /// Moves bytes both ways, and says what is new.
@@ -153,9 +169,13 @@ impl Guard {
                 self.is_ready = true;
                 notice.push(Notice::Ready);
             }
-            Answer::Replaced => notice.push(Notice::Lost(
-                "the lock file has been removed or replaced".into(),
-            )),
+            // It says so at every heartbeat.
+            Answer::Replaced if self.is_lost => {}
+            Answer::Replaced => {
+                self.is_lost = true;
+                let what = "the lock file has been removed or replaced";
+                notice.push(Notice::Lost(what.into()));
+            }
             Answer::Ended(survivors) => notice.push(Notice::CommandsEnded(survivors)),
             Answer::Held { identity, holder } => {
                 notice.push(Notice::Refused(LockRefusal::Held { identity, holder }));

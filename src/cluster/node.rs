@@ -110,9 +110,9 @@ impl Node {
     /// From the first connection to the end.
     pub(super) fn live(&mut self) -> Outcome {
         match self.connect() {
-            Ok(session) => {
+            Ok((session, left)) => {
                 self.tell(NodeEvent::Connected);
-                Serving::new(self, session).serve()
+                Serving::new(self, session, left).serve()
             }
             Err(outcome) => outcome,
         }
@@ -128,8 +128,8 @@ impl Node {
     }
 
     /// Makes the connection and logs in, asking about the host key in between
-    /// where nobody knows it.
-    fn connect(&self) -> Result<Session, Outcome> {
+    /// where nobody knows it. Returns also how much of the time is left.
+    fn connect(&self) -> Result<(Session, Duration), Outcome> {
         let mut left = self.settings.connect_timeout;
         let mut trusted: Option<HostKey> = None;
         loop {
@@ -158,7 +158,10 @@ impl Node {
                 ..patience
             };
             match self.log_in(&session, &patience) {
-                Ok(()) => return Ok(session),
+                Ok(()) => {
+                    let left = patience.deadline.saturating_duration_since(Instant::now());
+                    return Ok((session, left));
+                }
                 // While somebody thought about the key, the server may have
                 // given up. The next one must show the same key.
                 Err(AuthError::Lost(_)) if asked => left = self.settings.connect_timeout,

@@ -27,6 +27,9 @@ const ENDING: Duration = Duration::from_millis(4_400);
 /// How long the last output of a command that has been ended may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(300);
 
+/// How long a guard may take to get ready, however long connecting took.
+const LEAST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// How long a guard that was let go may take.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -34,6 +37,8 @@ const LEAVING: Duration = Duration::from_secs(2);
 pub(super) struct Serving<'a> {
     node: &'a Node,
     session: Session,
+    /// How long a guard may take to get ready.
+    patience: Duration,
     /// A channel for whatever is started next. While nothing else runs, it keeps
     /// the connection's queue empty. (Servers may allow few channels, so it is
     /// not opened before it is needed.)
@@ -52,10 +57,19 @@ pub(super) struct Serving<'a> {
 enum Goal {
     /// It is not.
     Stay,
-    /// To wait for another turn.
-    Wait,
-    /// To end, no later than this.
+    /// To wait for another turn; it has until then.
+    Wait(Instant),
+    /// To end; it has until then.
     Leave(Instant),
+}
+
+impl Goal {
+    fn limit(self) -> Option<Instant> {
+        match self {
+            Self::Stay => None,
+            Self::Wait(limit) | Self::Leave(limit) => Some(limit),
+        }
+    }
 }
 
 /// A command that runs.
@@ -69,10 +83,13 @@ struct Running {
 }
 
 impl<'a> Serving<'a> {
-    pub(super) fn new(node: &'a Node, session: Session) -> Self {
+    /// `patience` is what connecting has left of `--conn-timeout`, for the guard
+    /// to get ready.
+    pub(super) fn new(node: &'a Node, session: Session, patience: Duration) -> Self {
         Self {
             node,
             session,
+            patience: patience.max(LEAST_PATIENCE),
             spare: Process::default(),
             guard: None,
             running: None,
@@ -111,9 +128,7 @@ impl<'a> Serving<'a> {
             self.end_commands(Outcome::cancelled());
         }
         while let Ok(order) = self.node.orders.try_recv() {
-            if let Some(outcome) = self.obey(order) {
-                return Ok(Some(outcome));
-            }
+            self.obey(order);
         }
         let now = Instant::now();
         let mut step = Step::default();
@@ -128,28 +143,35 @@ impl<'a> Serving<'a> {
         Ok(None)
     }
 
-    fn obey(&mut self, order: Order) -> Option<Outcome> {
+    fn obey(&mut self, order: Order) {
         match order {
             Order::Guard(job) => self.guard = Some(self.start_guard(&job)),
             Order::Run(job) => self.running = Some(self.start_command(job)),
-            Order::Unlock => {
-                self.goal = Goal::Wait;
-                match &mut self.guard {
-                    Some(guard) => guard.order(guard::Order::Done),
-                    None => self.node.tell(NodeEvent::Unlocked),
-                }
-            }
-            Order::Release => {
-                self.goal = Goal::Leave(Instant::now() + LEAVING);
-                match &mut self.guard {
-                    Some(guard) => guard.order(guard::Order::Done),
-                    None => return Some(Outcome::cancelled()),
-                }
-            }
+            Order::Unlock => self.let_go(Goal::Wait(Instant::now() + LEAVING)),
+            Order::Release => self.let_go(Goal::Leave(Instant::now() + LEAVING)),
             // Answers to a question that has been answered.
             Order::Trust | Order::Distrust(_) => {}
         }
-        None
+    }
+
+    fn let_go(&mut self, goal: Goal) {
+        self.goal = goal;
+        if let Some(guard) = &mut self.guard {
+            guard.order(guard::Order::Done);
+        }
+    }
+
+    /// What happens when there is no guard (any more).
+    fn without_guard(&mut self) -> Option<Outcome> {
+        match self.goal {
+            Goal::Stay => None,
+            Goal::Wait(_) => {
+                self.goal = Goal::Stay;
+                self.node.tell(NodeEvent::Unlocked);
+                None
+            }
+            Goal::Leave(_) => Some(Outcome::cancelled()),
+        }
     }
 
     /// A process for whatever is started now.
@@ -179,7 +201,8 @@ impl<'a> Serving<'a> {
             terminal: None,
         });
         let door = self.door(job.sudo.as_ref(), Stream::Stderr);
-        Guard::new(process, door, job.period, Instant::now())
+        let now = Instant::now();
+        Guard::new(process, door, job.period, now, now + self.patience)
     }
 
     fn start_command(&mut self, job: Arc<Job>) -> Running {
@@ -247,7 +270,7 @@ impl<'a> Serving<'a> {
         step: &mut Step,
     ) -> Result<Option<Outcome>, SessionError> {
         let Some(guard) = &mut self.guard else {
-            return Ok(None);
+            return Ok(self.without_guard());
         };
         let mut notices = Vec::new();
         step.add(guard.step(&self.session, now, &mut notices)?);
@@ -279,25 +302,24 @@ impl<'a> Serving<'a> {
                         *limit = now + LAST_OUTPUT;
                     }
                 }
-                Notice::Gone => {
-                    self.drop_guard();
-                    match self.goal {
-                        Goal::Stay => {}
-                        Goal::Wait => {
-                            self.goal = Goal::Stay;
-                            self.node.tell(NodeEvent::Unlocked);
-                        }
-                        Goal::Leave(_) => return Ok(Some(Outcome::cancelled())),
-                    }
-                }
+                Notice::Gone => self.drop_guard(),
             }
         }
-        match self.goal {
-            Goal::Leave(limit) if now >= limit || self.guard.is_none() => {
-                Ok(Some(Outcome::cancelled()))
-            }
-            _ => Ok(None),
+        if self.guard.is_none() {
+            return Ok(self.without_guard());
         }
+        let is_late = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);
+        if is_late(self.goal.limit()) {
+            return match self.goal {
+                Goal::Leave(_) => Ok(Some(Outcome::cancelled())),
+                _ => Err(SessionError::Lost("the guard does not let go".into())),
+            };
+        }
+        if is_late(self.guard.as_ref().and_then(Guard::starting_limit)) {
+            let text = "timed out while getting ready to lock";
+            return Ok(Some(Outcome::failed(Status::Unreachable, text.into())));
+        }
+        Ok(None)
     }
 
     fn drop_guard(&mut self) {
@@ -360,15 +382,12 @@ impl<'a> Serving<'a> {
         }
         let mut until = self.session.tend(now)?;
         if !step.progress {
-            if let Some(guard) = self.guard.as_ref().filter(|guard| guard.is_ready()) {
-                until = until.min(guard.due());
-            }
-            if let Some(limit) = self.running.as_ref().and_then(Running::next_limit) {
-                until = until.min(limit);
-            }
-            if let Goal::Leave(limit) = self.goal {
-                until = until.min(limit);
-            }
+            let limits = [
+                self.guard.as_ref().and_then(Guard::due),
+                self.running.as_ref().and_then(Running::next_limit),
+                self.goal.limit(),
+            ];
+            until = limits.into_iter().flatten().fold(until, Instant::min);
             self.session.poll(&self.node.wakeup, step.writing, until);
         }
         Ok(())

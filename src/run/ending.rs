@@ -19,7 +19,10 @@ use crate::run::{Outlets, Run, State};
 /// How long nodes get to end their commands: the guards take up to 4 s.
 const GRACE: Duration = Duration::from_millis(4_600);
 
-/// How long they get to free their locks and to part.
+/// When a run that is being stopped ends, whatever its hosts do.
+const AT_THE_LATEST: Duration = Duration::from_millis(4_950);
+
+/// How long nodes get to free their locks and to part after a normal run.
 const FAREWELL: Duration = Duration::from_millis(2_500);
 
 /// How long a run that was stopped tries to write output that nobody reads.
@@ -115,7 +118,7 @@ impl Run {
         let result = match result {
             Ok(()) => {
                 self.report();
-                flush(&self.outlets).and_then(|()| self.release())
+                flush(&self.outlets).and_then(|()| self.release(Instant::now() + FAREWELL))
             }
             Err(stop) => Err(stop),
         };
@@ -154,8 +157,9 @@ impl Run {
     /// Ends what runs on all hosts, and then lets them go.
     fn end_nodes(&mut self) -> Result<(), Stop> {
         self.cluster.cancel();
-        self.settle(GRACE, State::is_busy)?;
-        self.release()?;
+        let now = Instant::now();
+        self.settle(now + GRACE, State::is_busy)?;
+        self.release(now + AT_THE_LATEST)?;
         for state in &mut self.states {
             if !matches!(state, State::Ended(_) | State::Skipped) {
                 *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
@@ -165,17 +169,17 @@ impl Run {
     }
 
     /// Frees the locks, last of all.
-    fn release(&mut self) -> Result<(), Stop> {
+    fn release(&mut self, deadline: Instant) -> Result<(), Stop> {
         for node in self.nodes(State::is_live) {
             self.cluster.order(node, Order::Release);
         }
-        self.settle(FAREWELL, State::is_live)
+        self.settle(deadline, State::is_live)
     }
 
     /// Takes what nodes say while any of them is in such a state, for as long as
     /// that is reasonable. (One that looks up a name cannot be interrupted.)
-    fn settle(&mut self, limit: Duration, is_awaited: fn(&State) -> bool) -> Result<(), Stop> {
-        let deadline = at(Instant::now() + limit);
+    fn settle(&mut self, deadline: Instant, is_awaited: fn(&State) -> bool) -> Result<(), Stop> {
+        let deadline = at(deadline);
         let events = self.cluster.events().clone();
         while self.states.iter().any(is_awaited) {
             select! {
