@@ -24,6 +24,7 @@ use crate::error::Tree;
 use crate::event::{NodeEvent, NodeId, Outcome, Status};
 use crate::hosts::Target;
 use crate::output::Display;
+use crate::ssh::session::Plug;
 use crate::wake::{self, Waker};
 
 use node::{Node, Order, Settings};
@@ -51,6 +52,7 @@ struct Handle {
     // Unbounded: a node gets a handful of orders in its life.
     orders: Sender<Order>,
     waker: Waker,
+    plug: Plug,
 }
 
 impl Cluster {
@@ -78,6 +80,7 @@ impl Cluster {
     pub fn start(&mut self, id: NodeId) {
         let started = wake::pair().and_then(|(waker, wakeup)| {
             let (orders, receiver) = unbounded();
+            let plug = Plug::default();
             let mut node = Node {
                 id,
                 target: self.targets[id.0].clone(),
@@ -88,6 +91,7 @@ impl Cluster {
                 waker: waker.clone(),
                 wakeup,
                 cancelled: Arc::clone(&self.cancelled),
+                plug: plug.clone(),
             };
             let events = self.events.0.clone();
             thread::Builder::new()
@@ -101,7 +105,11 @@ impl Cluster {
                     // Main may be gone already.
                     let _ = events.send((id, NodeEvent::Ended(outcome)));
                 })?;
-            Ok(Handle { orders, waker })
+            Ok(Handle {
+                orders,
+                waker,
+                plug,
+            })
         });
         match started {
             Ok(handle) => self.handles[id.0] = Some(handle),
@@ -121,6 +129,14 @@ impl Cluster {
             // A node that has ended meanwhile has said so.
             let _ = handle.orders.send(order);
             handle.waker.wake();
+        }
+    }
+
+    /// Breaks off the connection of a node that does not watch the time any
+    /// more.
+    pub fn unplug(&self, id: NodeId) {
+        if let Some(handle) = &self.handles[id.0] {
+            handle.plug.pull();
         }
     }
 

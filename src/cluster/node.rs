@@ -19,7 +19,7 @@ use crate::ssh::auth::{self, AuthError, Credentials, Secret};
 use crate::ssh::connect::{self, ConnectError};
 use crate::ssh::host_keys::{self, Judgement, Policy};
 use crate::ssh::process::TerminalSize;
-use crate::ssh::session::{Interrupted, Liveness, Patience, Session, SessionError};
+use crate::ssh::session::{Interrupted, Liveness, Patience, Plug, Session, SessionError};
 use crate::wake::{Waker, Wakeup};
 
 /// What is the same for all nodes of a run.
@@ -104,6 +104,7 @@ pub(super) struct Node {
     pub(super) waker: Waker,
     pub(super) wakeup: Wakeup,
     pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) plug: Plug,
 }
 
 impl Node {
@@ -172,7 +173,7 @@ impl Node {
                     return Err(Outcome::failed(Status::Auth, reason));
                 }
                 Err(AuthError::Interrupted(interrupted)) => {
-                    return Err(self.interrupted(interrupted, "logging in"));
+                    return Err(self.interrupted(interrupted, "while logging in"));
                 }
             }
         }
@@ -190,23 +191,19 @@ impl Node {
         let (host, port) = (self.target.host.as_str(), self.target.port);
         let socket = connect::connect(host, port, patience, &log).map_err(|error| match error {
             ConnectError::Failed(reason) => Outcome::failed(Status::Unreachable, reason),
-            ConnectError::Interrupted(interrupted) => self.interrupted(interrupted, "connecting"),
+            ConnectError::Interrupted(interrupted) => {
+                self.interrupted(interrupted, "while connecting")
+            }
         })?;
+        let socket = Arc::new(socket);
+        self.plug.insert(&socket);
         let known = self.settings.known_hosts.lookup(host, port);
-        let handshake = || -> Result<(Session, HostKey), SessionError> {
-            let mut session = Session::new(socket, self.settings.liveness, &known.types())?;
-            session.handshake(patience, &log)?;
-            let key = session.host_key()?;
-            Ok((session, key))
-        };
-        let (session, key) = handshake().map_err(|error| match error {
-            SessionError::Lost(reason) | SessionError::Refused(reason) => {
-                Outcome::failed(Status::Unreachable, reason)
-            }
-            SessionError::Interrupted(interrupted) => {
-                self.interrupted(interrupted, "the SSH handshake")
-            }
-        })?;
+        let mut session = Session::new(socket, self.settings.liveness, &known.types())
+            .map_err(|error| self.no_handshake(error, None))?;
+        let key = session
+            .handshake(patience, &log)
+            .and_then(|()| session.host_key())
+            .map_err(|error| self.no_handshake(error, session.greeting()))?;
         let refused = |reason| Err(Outcome::failed(Status::HostKey, reason));
         if let Some(trusted) = trusted {
             return if trusted.blob == key.blob {
@@ -262,17 +259,37 @@ impl Node {
         auth::log_in(session, &self.target.user, credentials, patience, &log)
     }
 
-    fn interrupted(&self, interrupted: Interrupted, during: &str) -> Outcome {
+    fn interrupted(&self, interrupted: Interrupted, when: &str) -> Outcome {
         match interrupted {
             Interrupted::Cancelled => Outcome::cancelled(),
             Interrupted::TimedOut => Outcome::failed(
                 Status::Unreachable,
                 format!(
-                    "timed out after {}s while {during}",
+                    "timed out after {}s {when}",
                     self.settings.connect_timeout.as_secs_f64()
                 )
                 .into(),
             ),
         }
+    }
+
+    /// The end of a handshake that came to nothing. What the server said may be
+    /// the whole explanation: another service, or that it is too busy.
+    fn no_handshake(&self, error: SessionError, greeting: Option<String>) -> Outcome {
+        let said = greeting.map(|line| format!("the host says: {line}"));
+        let (outcome, said) = match error {
+            SessionError::Lost(reason) | SessionError::Refused(reason) => {
+                (Outcome::failed(Status::Unreachable, reason), said)
+            }
+            SessionError::Interrupted(interrupted) => (
+                self.interrupted(interrupted, "during the SSH handshake"),
+                said.or_else(|| Some("the host says nothing".to_owned())),
+            ),
+        };
+        let reason = outcome.reason.map(|reason| match said {
+            Some(said) => reason.because(said),
+            None => reason,
+        });
+        Outcome { reason, ..outcome }
     }
 }

@@ -19,6 +19,40 @@ use crate::ssh::host_keys::{self, Judgement, Policy};
 /// A host that takes longer than this to connect is remarked on.
 const SLOW: Duration = Duration::from_secs(2);
 
+/// A node that has not noticed by so much after its time that it is up will not
+/// notice by itself.
+const OVERDUE: Duration = Duration::from_secs(1);
+
+/// How well a node gets on with connecting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// As it should be.
+    Normal,
+    /// So slow that it was remarked on.
+    Slow,
+    /// Beyond its time.
+    Overdue,
+}
+
+impl Pace {
+    /// When it is over, counted from the beginning.
+    fn ends_after(self, config: &Config) -> Option<Duration> {
+        match self {
+            Self::Normal => Some(SLOW),
+            // (Never before the remark, so that a state has one successor.)
+            Self::Slow => Some(SLOW.max(config.connection.timeout + OVERDUE)),
+            Self::Overdue => None,
+        }
+    }
+
+    fn next(self) -> Self {
+        match self {
+            Self::Normal => Self::Slow,
+            Self::Slow | Self::Overdue => Self::Overdue,
+        }
+    }
+}
+
 impl Run {
     /// Connects to all hosts. All are tried before any is judged.
     pub(super) fn connect(&mut self, config: &Config) -> Result<(), Stop> {
@@ -39,12 +73,12 @@ impl Run {
                 }
             } else if fan_out.is_idle() && !self.is_asking() {
                 return self.judge(config.skip_unreachable);
-            } else if let Some(node) = self.next_event(self.next_remark())? {
+            } else if let Some(node) = self.next_event(self.next_remark(config))? {
                 if !matches!(self.states[node.0], State::Connecting(..)) {
                     fan_out.release(node);
                 }
             } else {
-                self.remark_on_slow_ones();
+                self.remark_on_slow_ones(config);
             }
         }
     }
@@ -60,7 +94,7 @@ impl Run {
     fn start(&mut self, node: NodeId) {
         let state = &mut self.states[node.0];
         let was_asking = matches!(state, State::Asking);
-        *state = State::Connecting(Instant::now(), false);
+        *state = State::Connecting(Instant::now(), Pace::Normal);
         if was_asking {
             self.cluster.order(node, Order::Trust);
         } else {
@@ -68,25 +102,34 @@ impl Run {
         }
     }
 
-    fn next_remark(&self) -> Option<Instant> {
+    fn next_remark(&self, config: &Config) -> Option<Instant> {
         let states = self.states.iter();
         states
             .filter_map(|state| match state {
-                State::Connecting(since, false) => Some(*since + SLOW),
+                State::Connecting(since, pace) => pace.ends_after(config).map(|time| *since + time),
                 _ => None,
             })
             .min()
     }
 
-    fn remark_on_slow_ones(&mut self) {
+    fn remark_on_slow_ones(&mut self, config: &Config) {
         let now = Instant::now();
-        for (state, target) in self.states.iter_mut().zip(self.targets.iter()) {
-            if let State::Connecting(since, remarked @ false) = state
-                && now >= *since + SLOW
+        for (index, state) in self.states.iter_mut().enumerate() {
+            let State::Connecting(since, pace) = state else {
+                continue;
+            };
+            while let Some(time) = pace.ends_after(config)
+                && now >= *since + time
             {
-                *remarked = true;
-                let text = format!("still connecting to address after 2s: {}", target.node());
-                self.outlets.display.log(Level::Warn, text.into());
+                *pace = pace.next();
+                match pace {
+                    Pace::Slow => {
+                        let node = self.targets[index].node();
+                        let text = format!("still connecting to address after 2s: {node}");
+                        self.outlets.display.log(Level::Warn, text.into());
+                    }
+                    _ => self.cluster.unplug(NodeId(index)),
+                }
             }
         }
     }

@@ -37,6 +37,7 @@ use crate::output::text::{Label, Options, Sink, Text};
 use crate::ssh::auth::Secret;
 use crate::ssh::host_keys::Policy;
 
+use connecting::Pace;
 use ending::Stop;
 use secrets::Secrets;
 
@@ -200,8 +201,8 @@ fn describe(problem: &Problem) -> Tree {
 enum State {
     /// Its thread has not been started.
     Waiting,
-    /// It connects, since then; the flag says whether that was remarked on.
-    Connecting(Instant, bool),
+    /// It connects, since then.
+    Connecting(Instant, Pace),
     /// It waits for a decision on its host key.
     Asking,
     /// It is logged in, and nothing runs there.

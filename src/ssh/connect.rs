@@ -43,6 +43,11 @@ pub fn connect(
         .to_socket_addrs()
         .map_err(|error| ConnectError::Failed(look_up_failed(host, &error)))?
         .collect();
+    if Instant::now() >= patience.deadline {
+        return Err(ConnectError::Failed(
+            format!("looking up '{host}' took all the time there was").into(),
+        ));
+    }
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
         log.log(Level::Debug, format!("connecting to {address}").into());
@@ -56,7 +61,7 @@ pub fn connect(
         match connect_to(*address, &patience) {
             Ok(stream) => return Ok(stream),
             Err(ConnectError::Failed(reason)) => failures.push((address, reason)),
-            Err(ConnectError::Interrupted(Interrupted::TimedOut)) if left > 1 => {
+            Err(ConnectError::Interrupted(Interrupted::TimedOut)) if addresses.len() > 1 => {
                 failures.push((address, timed_out(share)));
             }
             Err(ConnectError::Interrupted(reason)) => {

@@ -6,7 +6,7 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,6 +24,9 @@ const EAGAIN: i32 = -37;
 /// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
 /// before they have passed by its own clock (hence a little more).
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(2_100);
+
+/// So much of what a server says first is shown.
+const LONGEST_GREETING: usize = 200;
 
 /// Cheap key exchanges first: the modular groups cost 15 times as much as a
 /// curve.
@@ -96,6 +99,46 @@ impl Patience<'_> {
                 return Ok(());
             }
         }
+    }
+
+    /// What a failed call means. After the deadline it means that: main has
+    /// pulled the [`Plug`] of a server that kept a call busy.
+    fn failed(&self, error: &ssh2::Error) -> SessionError {
+        if Instant::now() >= self.deadline {
+            SessionError::Interrupted(Interrupted::TimedOut)
+        } else {
+            classify(error)
+        }
+    }
+}
+
+/// Breaks a connection off from another thread.
+///
+/// While a server sends faster than libssh2 reads (an endless banner is enough),
+/// a call into it does not come back, and the thread that made it can watch no
+/// clock. So main does, and pulls the plug of a host that is overdue.
+#[derive(Debug, Clone, Default)]
+pub struct Plug {
+    socket: Arc<Mutex<Weak<TcpStream>>>,
+}
+
+impl Plug {
+    /// It belongs to this connection from now on.
+    pub fn insert(&self, socket: &Arc<TcpStream>) {
+        *self.lock() = Arc::downgrade(socket);
+    }
+
+    /// Ends the connection, if there is one.
+    pub fn pull(&self) {
+        if let Some(socket) = self.lock().upgrade() {
+            // It may have ended by itself.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Weak<TcpStream>> {
+        // Nothing can go wrong between lock and unlock.
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -187,13 +230,12 @@ impl Session {
     /// # Errors
     /// libssh2 cannot be set up (no memory).
     pub fn new(
-        socket: TcpStream,
+        socket: Arc<TcpStream>,
         liveness: Liveness,
         known_types: &[String],
     ) -> Result<Self, SessionError> {
         let lost = |error: ssh2::Error| classify(&error);
         let mut inner = ssh2::Session::new().map_err(lost)?;
-        let socket = Arc::new(socket);
         inner.set_tcp_stream(Arc::clone(&socket));
         inner.set_blocking(false);
         let host_keys = host_key_preference(known_types);
@@ -239,7 +281,7 @@ impl Session {
             match self.inner.handshake() {
                 Ok(()) => break,
                 Err(error) if is_again(&error) => self.wait(patience)?,
-                Err(error) => return Err(classify(&error)),
+                Err(error) => return Err(patience.failed(&error)),
             }
         }
         if log.enabled(Level::Debug) {
@@ -258,6 +300,16 @@ impl Session {
             );
         }
         Ok(())
+    }
+
+    /// The first line that the server said (or its last one before that which
+    /// made it an SSH server), made fit for a message. It may be anything: the
+    /// server may be none.
+    #[must_use]
+    pub fn greeting(&self) -> Option<String> {
+        let line = String::from_utf8_lossy(self.inner.banner_bytes()?).into_owned();
+        let text: String = line.chars().take(LONGEST_GREETING).collect();
+        Some(text.escape_debug().to_string())
     }
 
     /// The key that the server proved to have.
@@ -289,7 +341,7 @@ impl Session {
             match call(&self.inner) {
                 Ok(value) => return Ok(value),
                 Err(error) if is_again(&error) => self.wait(patience)?,
-                Err(error) => return Err(classify(&error)),
+                Err(error) => return Err(patience.failed(&error)),
             }
         }
     }
