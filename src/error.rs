@@ -128,9 +128,11 @@ impl ExitStatus {
             .map(|status| match status {
                 Status::Ok | Status::Cancelled => Self::Success,
                 Status::Exit(_) | Status::Signal(_) | Status::Timeout => Self::Failed,
-                Status::Connection | Status::Unreachable | Status::Auth | Status::HostKey => {
-                    Self::Connection
-                }
+                Status::Connection
+                | Status::Refused
+                | Status::Unreachable
+                | Status::Auth
+                | Status::HostKey => Self::Connection,
                 Status::Lock => Self::Lock,
                 Status::LockLost => Self::LockLost,
             })
@@ -154,7 +156,12 @@ mod tests {
 
     #[test]
     fn every_way_of_not_getting_in_is_a_connection_problem() {
-        for status in [Status::Unreachable, Status::Auth, Status::HostKey] {
+        for status in [
+            Status::Unreachable,
+            Status::Refused,
+            Status::Auth,
+            Status::HostKey,
+        ] {
             assert_eq!(ExitStatus::of(&[status]), ExitStatus::Connection);
         }
     }

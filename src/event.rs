@@ -77,6 +77,9 @@ pub enum Status {
     Timeout,
     /// The connection was lost after it had been made.
     Connection,
+    /// The host let us in, and does not start what it is asked for. (To
+    /// whoever reads results this is a connection that was of no use.)
+    Refused,
     /// No connection could be made.
     Unreachable,
     /// The host, or sudo on it, did not let us in.

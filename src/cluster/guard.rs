@@ -121,7 +121,7 @@ impl Guard {
     /// Moves bytes both ways, and says what is new.
     pub(super) fn step(
         &mut self,
-        session: &Session,
+        session: &mut Session,
         now: Instant,
         notice: &mut Vec<Notice>,
     ) -> Result<Step, SessionError> {
@@ -132,7 +132,7 @@ impl Guard {
         while let Some(answer) = self.ports.answers.pop_front() {
             self.hear(answer, notice);
         }
-        if let Some(exit) = self.process.exit() {
+        if let Some(exit) = self.process.exit().filter(|_| self.process.is_over()) {
             self.is_over = true;
             self.end(&exit.clone(), notice);
             return Ok(step);

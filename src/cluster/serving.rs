@@ -27,6 +27,9 @@ const ENDING: Duration = Duration::from_millis(4_400);
 /// How long the last output of a command that has been ended may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(300);
 
+/// Longer than this nobody has to wait for anything.
+const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
 /// How long a guard may take to get ready, however long connecting took.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -135,7 +138,9 @@ impl<'a> Serving<'a> {
         if self.guard.is_none() && self.running.is_none() {
             step = self.spare.idle(&self.session)?;
         }
-        if let Some(outcome) = self.tend_guard(now, &mut step)? {
+        // Of a connection that is lost, only the last output is of interest.
+        let is_lost = self.session.lost().is_some() && self.running.is_some();
+        if !is_lost && let Some(outcome) = self.tend_guard(now, &mut step)? {
             return Ok(Some(outcome));
         }
         self.tend_command(now, &mut step)?;
@@ -273,7 +278,7 @@ impl<'a> Serving<'a> {
             return Ok(self.without_guard());
         };
         let mut notices = Vec::new();
-        step.add(guard.step(&self.session, now, &mut notices)?);
+        step.add(guard.step(&mut self.session, now, &mut notices)?);
         for notice in notices {
             match notice {
                 Notice::Ready => {
@@ -332,7 +337,11 @@ impl<'a> Serving<'a> {
         let Some(running) = &mut self.running else {
             return Ok(());
         };
-        step.add(running.process.step(&self.session, &mut running.ports)?);
+        step.add(
+            running
+                .process
+                .step(&mut self.session, &mut running.ports)?,
+        );
         if running.started.is_none() && running.process.has_started() {
             running.started = Some(now);
             if let Some(guard) = &mut self.guard {
@@ -344,7 +353,8 @@ impl<'a> Serving<'a> {
         if let Some(error) = running.ports.take_input_error() {
             self.node.tell(NodeEvent::InputFailed(error));
         }
-        let exit = running.process.exit().cloned();
+        let is_over = running.process.is_over();
+        let exit = running.process.exit().filter(|_| is_over).cloned();
         let is_given_up = running
             .ending
             .as_ref()
@@ -380,7 +390,10 @@ impl<'a> Serving<'a> {
         if step.heard {
             self.session.heard(now);
         }
-        let mut until = self.session.tend(now)?;
+        let mut until = now + LONGEST_SLEEP;
+        if self.session.lost().is_none() {
+            until = self.session.tend(now)?;
+        }
         if !step.progress {
             let limits = [
                 self.guard.as_ref().and_then(Guard::due),
@@ -394,16 +407,23 @@ impl<'a> Serving<'a> {
     }
 
     fn lost(&self, error: SessionError) -> Outcome {
-        let duration = self
-            .running
-            .as_ref()
-            .map_or(Duration::ZERO, Running::duration);
-        match error {
-            SessionError::Lost(reason) | SessionError::Refused(reason) => Outcome {
-                duration,
-                ..Outcome::failed(Status::Connection, reason)
-            },
-            SessionError::Interrupted(_) => Outcome::cancelled(),
+        // A command that had ended before has ended.
+        if let Some(running) = &self.running
+            && let Some(exit) = running.process.exit()
+        {
+            return running.ended(exit);
+        }
+        let (status, reason) = match error {
+            SessionError::Lost(reason) => (Status::Connection, reason),
+            SessionError::Refused(reason) => (Status::Refused, reason),
+            SessionError::Interrupted(_) => return Outcome::cancelled(),
+        };
+        Outcome {
+            duration: self
+                .running
+                .as_ref()
+                .map_or(Duration::ZERO, Running::duration),
+            ..Outcome::failed(status, reason)
         }
     }
 }
@@ -414,7 +434,12 @@ impl Running {
             .map_or(Duration::ZERO, |started| started.elapsed())
     }
 
+    /// When it has to have ended. That somebody takes long to read its output
+    /// does not count.
     fn deadline(&self) -> Option<Instant> {
+        if self.process.only_has_output_left() {
+            return None;
+        }
         Some(self.started? + self.job.timeout?)
     }
 

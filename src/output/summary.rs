@@ -50,6 +50,7 @@ pub fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
         Status::Auth => "can't authenticate",
         Status::HostKey => "host key refused",
         Status::Connection => "connection lost",
+        Status::Refused => "refused by the host",
         _ => "can't connect to address",
     };
     let tree = Tree::new(format!("{what}: {}", target.node()));
@@ -68,6 +69,7 @@ pub fn cause(outcome: &Outcome) -> String {
         Status::Signal(name) => format!("signal {name}"),
         Status::Timeout => "timeout".to_owned(),
         Status::Connection => "connection lost".to_owned(),
+        Status::Refused => "refused".to_owned(),
         Status::Unreachable => "unreachable".to_owned(),
         Status::Auth => "not authenticated".to_owned(),
         Status::HostKey => "host key refused".to_owned(),

@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 
 use crate::error::Tree;
 use crate::event::Stream;
-use crate::ssh::session::{Session, SessionError, classify, is_again};
+use crate::ssh::session::{Session, SessionError, classify, is_again, is_denial};
 
 /// How much the host may send before we read: what an unread channel costs.
 const WINDOW: u32 = 256 * 1024;
@@ -124,12 +124,14 @@ impl Step {
 /// A remote process.
 #[derive(Default)]
 pub struct Process {
-    request: Option<Request>,
     channel: Option<Channel>,
+    request: Option<Request>,
     stage: Stage,
     input: Input,
     /// Output that was queued after the last step, in bytes.
     left: u32,
+    /// The host has closed the channel: all that it had to say is here.
+    closed: bool,
     exit: Option<Exit>,
 }
 
@@ -162,22 +164,39 @@ impl Process {
         self.stage >= Stage::Running
     }
 
-    /// How it ended, once it has.
+    /// How it ended, once that is known.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
-        self.exit.as_ref().filter(|_| self.stage == Stage::Ended)
+        self.exit.as_ref()
     }
 
-    /// Gets a channel for it and keeps the connection's queue empty, until there
+    /// Whether nothing is left to be done for it.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
+    /// Whether all that is left to be done is to take output that is here
+    /// already: nothing more will come from it.
+    #[must_use]
+    pub fn only_has_output_left(&self) -> bool {
+        self.stage == Stage::Running && self.closed
+    }
+
+    /// Gets a channel for it, and keeps the connection's queue empty until there
     /// is something to start.
     ///
     /// # Errors
     /// The connection is lost, or the host gives no channel.
     pub fn idle(&mut self, session: &Session) -> Result<Step, SessionError> {
         let before = self.stage;
-        match self.stage {
-            Stage::Opening => self.advance(session)?,
-            _ => self.drain()?,
+        if self.stage == Stage::Opening {
+            self.advance(session)?;
+        } else {
+            self.drain()?;
+        }
+        if self.closed {
+            return Err(SessionError::Lost("the host closed the session".into()));
         }
         let moved = self.stage != before;
         Ok(Step {
@@ -189,9 +208,39 @@ impl Process {
 
     /// Does what can be done without waiting.
     ///
+    /// When the connection is lost, what came before is still handed out, and
+    /// the error comes after that.
+    ///
     /// # Errors
     /// The connection is lost, or the host refuses to start the process.
     pub fn step(
+        &mut self,
+        session: &mut Session,
+        ports: &mut impl Ports,
+    ) -> Result<Step, SessionError> {
+        let was_lost = session.lost().cloned();
+        let result = self.try_step(session, ports);
+        match (result, was_lost) {
+            (Err(SessionError::Lost(reason)), None) if self.has_started() => {
+                if session.retire(&reason) {
+                    Ok(Step {
+                        progress: true,
+                        ..Step::default()
+                    })
+                } else {
+                    Err(SessionError::Lost(reason))
+                }
+            }
+            (result, None) => result,
+            // The rest has to wait until somebody wants it.
+            (Ok(step), Some(_)) if step.progress || (self.left > 0 && ports.room() == 0) => {
+                Ok(step)
+            }
+            (_, Some(reason)) => Err(SessionError::Lost(reason)),
+        }
+    }
+
+    fn try_step(
         &mut self,
         session: &Session,
         ports: &mut impl Ports,
@@ -222,43 +271,48 @@ impl Process {
 
     /// One step on the way to a running process.
     fn advance(&mut self, session: &Session) -> Result<(), SessionError> {
-        let result = match (&mut self.channel, &self.request) {
-            (None, _) => session
-                .inner()
-                .channel_open("session", WINDOW, PACKET, None)
-                .map(|channel| {
-                    self.channel = Some(channel);
-                    Stage::Idle
-                })
-                .map_err(|error| (error, "can't open a channel")),
-            (Some(_), None) => Ok(Stage::Idle),
+        let (result, next, refusal) = match (&mut self.channel, &self.request) {
+            (None, _) => {
+                let opened = session
+                    .inner()
+                    .channel_open("session", WINDOW, PACKET, None);
+                (
+                    opened.map(|channel| self.channel = Some(channel)),
+                    Stage::Idle,
+                    "the host allows no (further) session (MaxSessions in its sshd_config?)",
+                )
+            }
+            (Some(_), None) => return Ok(()),
             (Some(channel), Some(request)) => match (&request.terminal, self.stage) {
                 (Some((kind, size)), Stage::Idle | Stage::AskingForTerminal) => {
                     self.stage = Stage::AskingForTerminal;
                     let size = (size.columns.into(), size.rows.into(), 0, 0);
-                    channel
-                        .request_pty(kind, None::<PtyModes>, Some(size))
-                        .map(|()| Stage::Starting)
-                        .map_err(|error| (error, "can't get a pseudo-terminal"))
+                    (
+                        channel.request_pty(kind, None::<PtyModes>, Some(size)),
+                        Stage::Starting,
+                        "the host gives no pseudo-terminal (PermitTTY in its sshd_config?)",
+                    )
                 }
                 _ => {
                     self.stage = Stage::Starting;
-                    channel
-                        .exec(&request.command)
-                        .map(|()| Stage::Running)
-                        .map_err(|error| (error, "can't start a command"))
+                    (
+                        channel.exec(&request.command),
+                        Stage::Running,
+                        "the host does not start commands",
+                    )
                 }
             },
         };
         match result {
-            Ok(stage) => {
-                self.stage = stage;
+            Ok(()) => {
+                self.stage = next;
                 Ok(())
             }
-            Err((error, _)) if is_again(&error) => Ok(()),
-            Err((error, what)) => Err(match classify(&error) {
+            Err(error) if is_again(&error) => Ok(()),
+            Err(error) if is_denial(&error) => Err(SessionError::Refused(refusal.into())),
+            Err(error) => Err(match classify(&error) {
                 SessionError::Refused(reason) => {
-                    SessionError::Refused(Tree::new(what).because(reason))
+                    SessionError::Refused(Tree::new(refusal).because(reason))
                 }
                 other => other,
             }),
@@ -269,11 +323,17 @@ impl Process {
     /// also when nobody wants output now, or what keeps the connection alive
     /// would stay unread behind it.
     fn drain(&mut self) -> Result<(), SessionError> {
-        let Some(channel) = &mut self.channel else {
+        let Some(channel) = self.channel.as_mut().filter(|_| !self.closed) else {
             return Ok(());
         };
-        match channel.wait_eof() {
-            Ok(()) => Ok(()),
+        // Behind the end of file the first of these reads nothing any more, and
+        // what the socket then has would wake us again and again.
+        let result = channel.wait_eof();
+        match result.and_then(|()| channel.wait_close()) {
+            Ok(()) => {
+                self.closed = true;
+                Ok(())
+            }
             Err(error) if is_again(&error) => Ok(()),
             Err(error) => Err(classify(&error)),
         }
@@ -330,8 +390,9 @@ impl Process {
                 Err(error) => return Err(io_error(&error)),
             }
         }
-        // True only when nothing is queued any more (libssh2 looks).
-        if channel.eof() {
+        // True only when nothing is queued any more (libssh2 looks). What is still
+        // queued behind the end, and is on neither stream, nobody will read.
+        if channel.eof() || (self.closed && !step.progress && ports.room() > 0) {
             self.stage = Stage::Closing;
         }
         Ok(())
@@ -351,7 +412,7 @@ impl Process {
             .as_ref()
             .is_some_and(|request| request.terminal.is_some());
         let input = &mut self.input;
-        if input.closed {
+        if input.closed || (session.lost().is_some() && input.repeat.is_none()) {
             return Ok(());
         }
         if input.sent == input.buffer.len() && !input.ended {
@@ -424,10 +485,19 @@ impl Process {
             return Ok(());
         };
         match channel.wait_close() {
-            Ok(()) => self.stage = Stage::Leaving,
-            Err(error) if is_again(&error) => {}
+            Ok(()) => {}
+            Err(error) if is_again(&error) => return Ok(()),
             Err(error) => return Err(classify(&error)),
         }
+        let signal = channel
+            .exit_signal()
+            .ok()
+            .and_then(|signal| signal.exit_signal);
+        self.exit = Some(match signal {
+            Some(name) => Exit::Signal(name),
+            None => Exit::Status(channel.exit_status().map_err(|error| classify(&error))?),
+        });
+        self.stage = Stage::Leaving;
         Ok(())
     }
 
@@ -461,14 +531,6 @@ impl Process {
             // The process has ended, and that is what counts.
             Err(_) => {}
         }
-        let signal = channel
-            .exit_signal()
-            .ok()
-            .and_then(|signal| signal.exit_signal);
-        self.exit = Some(match signal {
-            Some(name) => Exit::Signal(name),
-            None => Exit::Status(channel.exit_status().map_err(|error| classify(&error))?),
-        });
         self.stage = Stage::Ended;
         Ok(())
     }

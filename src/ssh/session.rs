@@ -4,8 +4,10 @@
 //! runs one call until it is done. Afterwards `cluster::node` has several things
 //! going on at once and polls by itself, with [`Session::poll`].
 
+use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -20,6 +22,15 @@ use crate::wake::Wakeup;
 
 /// libssh2's `LIBSSH2_ERROR_EAGAIN`.
 const EAGAIN: i32 = -37;
+
+/// libssh2's `LIBSSH2_ERROR_KEX_FAILURE`: before there was an agreement.
+const KEX_FAILURE: i32 = -5;
+
+/// libssh2's `LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE`: after it.
+const KEY_EXCHANGE_FAILURE: i32 = -8;
+
+/// libssh2's `LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED`.
+const CHANNEL_REQUEST_DENIED: i32 = -22;
 
 /// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
 /// before they have passed by its own clock (hence a little more).
@@ -173,6 +184,11 @@ pub(super) fn is_again(error: &ssh2::Error) -> bool {
     error.code() == ErrorCode::Session(EAGAIN)
 }
 
+/// What a libssh2 call says when the host said no to a request on a channel.
+pub(super) fn is_denial(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(CHANNEL_REQUEST_DENIED)
+}
+
 /// Sorts libssh2's errors: those that end the session, and refusals.
 pub(super) fn classify(error: &ssh2::Error) -> SessionError {
     let text = describe(error);
@@ -191,9 +207,10 @@ fn describe(error: &ssh2::Error) -> String {
     match error.code() {
         ErrorCode::Session(-13 | -43) => "the host closed the connection".to_owned(),
         ErrorCode::Session(-2) => "the host does not speak SSH".to_owned(),
-        ErrorCode::Session(-5 | -17) => {
+        ErrorCode::Session(KEX_FAILURE | -17) => {
             "no common algorithm, or the key exchange failed".to_owned()
         }
+        ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "the key exchange failed".to_owned(),
         _ => error.message().to_lowercase(),
     }
 }
@@ -220,6 +237,9 @@ pub struct Session {
     unanswered_since: Option<Instant>,
     /// Since when libssh2 has something to send that the socket does not take.
     blocked_since: Option<Instant>,
+    /// Why the connection is lost, and the other end of what stands in for its
+    /// socket.
+    lost: Option<(Tree, UnixStream)>,
 }
 
 impl Session {
@@ -261,6 +281,7 @@ impl Session {
             last_probe: now,
             unanswered_since: None,
             blocked_since: None,
+            lost: None,
         })
     }
 
@@ -281,7 +302,7 @@ impl Session {
             match self.inner.handshake() {
                 Ok(()) => break,
                 Err(error) if is_again(&error) => self.wait(patience)?,
-                Err(error) => return Err(patience.failed(&error)),
+                Err(error) => return Err(self.no_handshake(&error, patience)),
             }
         }
         if log.enabled(Level::Debug) {
@@ -300,6 +321,22 @@ impl Session {
             );
         }
         Ok(())
+    }
+
+    /// Why a handshake failed. While keys are exchanged libssh2 does not tell a
+    /// connection that has ended from all else that may go wrong.
+    fn no_handshake(&self, error: &ssh2::Error, patience: &Patience<'_>) -> SessionError {
+        let hint = match error.code() {
+            ErrorCode::Session(KEX_FAILURE) => " (no common algorithm?)",
+            ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "",
+            _ => return patience.failed(error),
+        };
+        match (patience.failed(error), self.socket.peek(&mut [0])) {
+            (SessionError::Lost(_), Ok(0)) => SessionError::Lost(
+                format!("the host closed the connection during the key exchange{hint}").into(),
+            ),
+            (failed, _) => failed,
+        }
     }
 
     /// The first line that the server said (or its last one before that which
@@ -382,21 +419,51 @@ impl Session {
             flags |= PollFlags::OUT;
         }
         let now = Instant::now();
+        let deadline = match self.blocked_since.unwrap_or(now) {
+            since if writing => deadline.min(since + self.liveness.send_timeout),
+            _ => deadline,
+        };
         let mut fds = [
             PollFd::new(&*self.socket, flags),
             PollFd::new(wakeup, PollFlags::IN),
         ];
         poll_until(&mut fds, deadline, now);
         let revents = fds[0].revents();
-        let now = Instant::now();
         if revents.contains(PollFlags::IN) {
-            self.heard(now);
+            self.heard(Instant::now());
         }
         if writing && !revents.contains(PollFlags::OUT) {
             self.blocked_since.get_or_insert(now);
         } else {
             self.blocked_since = None;
         }
+    }
+
+    /// Puts a socket that neither says nor minds anything in the place of one
+    /// that has ended; says whether that could be done. For libssh2 gives out
+    /// nothing of what it has queued while its socket is at its end, and that
+    /// may be the last words of a host.
+    #[expect(unsafe_code, reason = "the descriptor belongs to libssh2 as well")]
+    pub(super) fn retire(&mut self, reason: &Tree) -> bool {
+        let Ok((stand_in, other)) = UnixStream::pair() else {
+            return false;
+        };
+        // SAFETY: the descriptor is open, and is not closed here.
+        let socket = unsafe { OwnedFd::from_raw_fd(self.socket.as_raw_fd()) };
+        let mut socket = ManuallyDrop::new(socket);
+        if stand_in.set_nonblocking(true).is_err()
+            || rustix::io::dup2(&stand_in, &mut socket).is_err()
+        {
+            return false;
+        }
+        self.lost = Some((reason.clone(), other));
+        true
+    }
+
+    /// Why the connection is lost, while what came before is still handed out.
+    #[must_use]
+    pub fn lost(&self) -> Option<&Tree> {
+        self.lost.as_ref().map(|(reason, _)| reason)
     }
 
     /// The host has shown life.
@@ -417,18 +484,12 @@ impl Session {
     /// # Errors
     /// The host has been silent, or has taken no data, for too long.
     pub fn tend(&mut self, now: Instant) -> Result<Instant, SessionError> {
-        if now >= self.silence_deadline() {
-            let silence = now.saturating_duration_since(self.last_heard);
-            return Err(SessionError::Lost(
-                format!("no sign of life for {:.0}s", silence.as_secs_f64()).into(),
-            ));
-        }
         if let Some(since) = self.blocked_since
             && now >= since + self.liveness.send_timeout
         {
             return Err(SessionError::Lost(
                 format!(
-                    "the connection has taken no data for {:.0}s",
+                    "the connection has taken no data for {}s",
                     self.liveness.send_timeout.as_secs_f64()
                 )
                 .into(),
@@ -447,6 +508,16 @@ impl Session {
                 }
             }
             self.last_probe = now;
+        }
+        // (After that: somebody who was suspended for long has to ask first.)
+        if now >= self.silence_deadline() {
+            return Err(SessionError::Lost(
+                format!(
+                    "no sign of life for {}s",
+                    self.liveness.recv_timeout.as_secs_f64()
+                )
+                .into(),
+            ));
         }
         let next = self.next_probe().min(self.silence_deadline());
         Ok(match self.blocked_since {
