@@ -18,12 +18,12 @@ use crate::output::tree::log_line;
 /// A longer line is continued on a new output line.
 pub const LONGEST_LINE: usize = 1024 * 1024;
 
-/// How much of an unfinished line each stream may keep in memory.
-const OWN_SHARE: usize = 64 * 1024;
+/// How much of an unfinished line each stream may keep in memory of its own.
+const OWN_SHARE: usize = 16 * 1024;
 
-/// How much all unfinished lines together may keep beyond their shares; what
-/// goes beyond this as well goes to temporary files.
-const SHARED: usize = 8 * 1024 * 1024;
+/// How many longer lines may be in memory at once; the others wait in temporary
+/// files.
+const LONG_LINES: usize = 4;
 
 /// What a display of text needs to know.
 #[derive(Debug, Clone, Copy, Default)]
@@ -84,10 +84,7 @@ pub struct Text {
     labels: Vec<Label>,
     prefixes: [Vec<Vec<u8>>; 2],
     unfinished: Vec<[Unfinished; 2]>,
-    shared: usize,
-    /// The memory of the last long line, for the next one: fresh memory costs
-    /// more than everything else that is done with the line.
-    spare: Vec<u8>,
+    pool: Pool,
     clock: Box<dyn FnMut() -> String + Send>,
 }
 
@@ -112,8 +109,11 @@ impl Text {
             labels,
             prefixes,
             unfinished,
-            shared: SHARED,
-            spare: Vec::new(),
+            pool: Pool {
+                left: LONG_LINES,
+                used: Vec::new(),
+                reader: Vec::new(),
+            },
             clock,
         }
     }
@@ -194,10 +194,7 @@ impl Text {
             let unfinished = &mut self.unfinished[node.0][stream as usize];
             let room = LONGEST_LINE - unfinished.length;
             let (now, later) = bytes.split_at(bytes.len().min(room));
-            unfinished.push(now, &mut self.shared);
-            if unfinished.memory.len() > OWN_SHARE && self.spare.capacity() >= LONGEST_LINE {
-                unfinished.move_to(std::mem::take(&mut self.spare));
-            }
+            unfinished.push(now, &mut self.pool);
             bytes = later;
         }
     }
@@ -209,11 +206,15 @@ impl Text {
 
     /// The unfinished line is finished, and comes out.
     fn kept_line(&mut self, node: NodeId, stream: Stream, end: &[u8], out: &mut Sinks) {
-        let mut line = self.unfinished[node.0][stream as usize].take(&mut self.shared);
+        let unfinished = &mut self.unfinished[node.0][stream as usize];
+        let was_spilled = unfinished.file.is_some();
+        let mut line = unfinished.take(&mut self.pool);
         line.extend_from_slice(end);
         self.line(node, stream, &line, out);
-        if line.capacity() >= LONGEST_LINE {
-            self.spare = line;
+        if was_spilled {
+            self.pool.reader = line;
+        } else {
+            self.pool.take_back(line);
         }
     }
 
@@ -278,6 +279,36 @@ fn level_style(level: Level) -> Option<Style> {
     }
 }
 
+/// Buffers for long lines. There are few, and they are used again and again:
+/// fresh memory costs more than everything else that is done with a line.
+struct Pool {
+    /// How many more may be made.
+    left: usize,
+    /// Those that nobody uses now, empty.
+    used: Vec<Vec<u8>>,
+    /// One more, for lines that come back from files.
+    reader: Vec<u8>,
+}
+
+impl Pool {
+    /// A buffer that any line fits into, if there is one.
+    fn lend(&mut self) -> Option<Vec<u8>> {
+        self.used.pop().or_else(|| {
+            self.left = self.left.checked_sub(1)?;
+            // One more for the newline.
+            Some(Vec::with_capacity(LONGEST_LINE + 1))
+        })
+    }
+
+    /// Takes it back, if it is one.
+    fn take_back(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > LONGEST_LINE && self.used.len() < LONG_LINES {
+            buffer.clear();
+            self.used.push(buffer);
+        }
+    }
+}
+
 /// A line whose end has not come yet.
 #[derive(Debug, Default)]
 struct Unfinished {
@@ -285,68 +316,58 @@ struct Unfinished {
     /// What stands before `memory`, where the line is long and memory is short.
     file: Option<File>,
     length: usize,
-    /// How much of the shared memory it uses.
-    shared: usize,
 }
 
 impl Unfinished {
-    fn push(&mut self, bytes: &[u8], shared: &mut usize) {
+    fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
         self.length += bytes.len();
         let size = self.memory.len() + bytes.len();
-        let needed = size.saturating_sub(OWN_SHARE + self.shared);
-        if needed > *shared && self.spill().is_ok() {
-            *shared += std::mem::take(&mut self.shared);
-        } else {
+        if size > self.memory.capacity().max(OWN_SHARE) {
+            if let Some(buffer) = pool.lend() {
+                let short = std::mem::replace(&mut self.memory, buffer);
+                self.memory.extend_from_slice(&short);
+            } else if self.spill(bytes).is_ok() {
+                return;
+            }
             // Without a temporary file, memory has to do.
-            let taken = needed.min(*shared);
-            *shared -= taken;
-            self.shared += taken;
         }
         self.memory.extend_from_slice(bytes);
     }
 
-    /// Goes on in this buffer.
-    fn move_to(&mut self, mut buffer: Vec<u8>) {
-        buffer.clear();
-        buffer.extend_from_slice(&self.memory);
-        self.memory = buffer;
-    }
-
-    /// Moves what is in memory to a temporary file that has no name.
-    fn spill(&mut self) -> std::io::Result<()> {
-        let mut file = match self.file.take() {
+    /// Moves what is in memory, and more, to a temporary file that has no name.
+    fn spill(&mut self, more: &[u8]) -> std::io::Result<()> {
+        let file = match &mut self.file {
             Some(file) => file,
-            None => tempfile::tempfile()?,
+            None => self.file.insert(tempfile::tempfile()?),
         };
         let end = file.seek(SeekFrom::End(0))?;
-        if let Err(error) = file.write_all(&self.memory) {
+        let written = file.write_all(&self.memory);
+        if let Err(error) = written.and_then(|()| file.write_all(more)) {
             file.set_len(end)?;
-            self.file = Some(file);
             return Err(error);
         }
-        self.file = Some(file);
         self.memory.clear();
         Ok(())
     }
 
-    fn take(&mut self, shared: &mut usize) -> Vec<u8> {
-        let memory = std::mem::take(&mut self.memory);
-        let whole = match self.file.take() {
-            None => memory,
-            Some(mut file) => {
-                let mut whole = Vec::with_capacity(self.length + 1);
-                // The file has just been written and nobody else has it; should
-                // it be unreadable all the same, what can be had is shown.
-                let read = file.rewind().and_then(|()| file.read_to_end(&mut whole));
-                if read.is_err() {
-                    whole.extend_from_slice(b"[orgalorg: part of a long line was lost]");
-                }
-                whole.extend_from_slice(&memory);
-                whole
-            }
-        };
-        *shared += std::mem::take(&mut self.shared);
+    /// The whole line; its memory goes back to the pool afterwards.
+    fn take(&mut self, pool: &mut Pool) -> Vec<u8> {
         self.length = 0;
+        let memory = std::mem::take(&mut self.memory);
+        let Some(mut file) = self.file.take() else {
+            return memory;
+        };
+        let mut whole = std::mem::take(&mut pool.reader);
+        whole.clear();
+        whole.reserve_exact(LONGEST_LINE + 1);
+        // The file has just been written and nobody else has it; should it be
+        // unreadable all the same, what can be had is shown.
+        let read = file.rewind().and_then(|()| file.read_to_end(&mut whole));
+        if read.is_err() {
+            whole.extend_from_slice(b"[orgalorg: part of a long line was lost]");
+        }
+        whole.extend_from_slice(&memory);
+        pool.take_back(memory);
         whole
     }
 }
@@ -491,7 +512,7 @@ mod tests {
             text.output(NodeId(1 - node), Stream::Stdout, b"-", &mut out);
             let begun = if expected.is_empty() { "" } else { "-" };
             expected.extend_from_slice(&[name.as_bytes(), begun.as_bytes(), &line].concat());
-            assert!(text.spare.capacity() >= LONGEST_LINE);
+            assert_eq!(text.pool.used.len(), 1);
         }
         assert_eq!(out.stdout.len(), expected.len());
         assert!(out.stdout == expected);
@@ -499,20 +520,25 @@ mod tests {
 
     #[test]
     fn many_long_lines_go_to_disk_and_come_back() {
-        let (mut text, mut out) = (text(Options::default()), Sinks::default());
-        text.shared = 0;
-        let piece = vec![b'x'; 30_000];
-        for _ in 0..20 {
-            for node in [0, 1] {
-                text.output(NodeId(node), Stream::Stdout, &piece, &mut out);
+        let render = |in_memory| {
+            let (mut text, mut out) = (text(Options::default()), Sinks::default());
+            text.pool.left = in_memory;
+            for piece in 0..20 {
+                let piece = vec![b'a' + piece; 30_000];
+                for node in [0, 1] {
+                    text.output(NodeId(node), Stream::Stdout, &piece, &mut out);
+                    let memory = &text.unfinished[node][0].memory;
+                    assert!(in_memory > 0 || memory.capacity() <= OWN_SHARE);
+                }
             }
-        }
-        assert!(text.unfinished[0][0].memory.len() <= OWN_SHARE);
-        for node in [0, 1] {
-            text.output(NodeId(node), Stream::Stdout, b"end\n", &mut out);
-        }
-        assert_eq!(out.stdout.len(), 2 * ("web1 end\n".len() + 600_000));
-        assert_eq!(text.shared, 0);
+            for node in [0, 1] {
+                text.output(NodeId(node), Stream::Stdout, b"end\n", &mut out);
+            }
+            out.stdout
+        };
+        let (on_disk, in_memory) = (render(0), render(LONG_LINES));
+        assert_eq!(on_disk.len(), 2 * ("web1 end\n".len() + 600_000));
+        assert!(on_disk == in_memory);
     }
 
     #[test]
