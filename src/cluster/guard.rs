@@ -104,9 +104,16 @@ impl Guard {
             .extend_from_slice(order.to_string().as_bytes());
     }
 
-    /// When it has to be looked at again.
+    /// Whether it has ended, however.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// When it has to be looked at again, if nothing happens until then.
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.is_ready() {
+        if self.is_leaving {
+            None
+        } else if self.is_ready() {
             Some(self.heartbeat.next)
         } else {
             self.starting_limit()
@@ -128,7 +135,7 @@ impl Guard {
         if self.is_over {
             return Ok(Step::default());
         }
-        let step = self.process.step(session, &mut self.ports)?;
+        let mut step = self.process.step(session, &mut self.ports)?;
         while let Some(answer) = self.ports.answers.pop_front() {
             self.hear(answer, notice);
         }
@@ -140,7 +147,11 @@ impl Guard {
         if self.is_ready && !self.is_leaving {
             match self.heartbeat.tick(now, session.last_heard()) {
                 Tick::Quiet => {}
-                Tick::Beat(number) => self.order(Order::Beat(number)),
+                Tick::Beat(number) => {
+                    self.order(Order::Beat(number));
+                    // Now, and not when something else happens to wake us.
+                    step.progress = true;
+                }
                 Tick::Silent(since) => {
                     return Err(SessionError::Lost(
                         format!(

@@ -166,7 +166,8 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// What happens when there is no guard (any more).
+    /// What happens when there is no guard (any more): there is nobody to wait
+    /// for.
     fn without_guard(&mut self) -> Option<Outcome> {
         match self.goal {
             Goal::Stay => None,
@@ -264,6 +265,7 @@ impl<'a> Serving<'a> {
                 let sweep = Arc::clone(&running.job.sweep);
                 let mut guard = self.start_guard(&sweep);
                 guard.order(guard::Order::Done);
+                self.drop_guard();
                 self.guard = Some(guard);
             }
         }
@@ -274,7 +276,7 @@ impl<'a> Serving<'a> {
         now: Instant,
         step: &mut Step,
     ) -> Result<Option<Outcome>, SessionError> {
-        let Some(guard) = &mut self.guard else {
+        let Some(guard) = self.guard.as_mut().filter(|guard| !guard.is_over()) else {
             return Ok(self.without_guard());
         };
         let mut notices = Vec::new();
