@@ -112,24 +112,32 @@ end_commands() {
 
 # The dog wakes us when nobody has called it off for the time of the lease.
 unleash_dog() {
-    [ -z "$dog" ] || kill "$dog" 2>/dev/null
+    call_off_dog
     (
         # The trap may run as soon as sleep has been started.
         before=$!
-        trap '[ "$!" = "$before" ] || kill "$!" 2>/dev/null; exit' TERM
-        trap - ALRM
+        trap '[ "$!" = "$before" ] || kill "$!" 2>/dev/null; exit' USR1
         sleep "$lease" &
         wait "$!"
+        # If we were killed, somebody else may have our number by now.
+        [ ! -r /proc/self/cmdline ] || grep -q orgalorg-guard "/proc/$$/cmdline" || exit
         kill -s ALRM $$
     ) </dev/null >/dev/null 2>&1 9<&- &
     dog=$!
+}
+
+# By a signal that we do not catch ourselves: a shell that has just been forked
+# still has our traps for a moment, and loses what comes then. For the same
+# reason the dog, which catches this one, ends its sleep by another.
+call_off_dog() {
+    [ -z "$dog" ] || kill -s USR1 "$dog" 2>/dev/null
 }
 
 # The client is gone. Its commands must not outlive it, and only then may the
 # lock go.
 leave() {
     trap '' ALRM TERM
-    [ -z "$dog" ] || kill "$dog" 2>/dev/null
+    call_off_dog
     end_commands
     exit 0
 }
@@ -145,7 +153,7 @@ identity() {
 holder() {
     for cmdline in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
         [ "$cmdline" != "/proc/$$/cmdline" ] || continue
-        tr '\n\000' ' \n' <"$cmdline" 2>/dev/null | tail -n 8 | {
+        tr '\n\000' ' \n' 2>/dev/null <"$cmdline" | tail -n 8 | {
             read -r name
             for skipped in leader sshd mode make lease; do read -r skipped; done
             IFS= read -r its_who
@@ -158,6 +166,7 @@ holder() {
 
 refuse() {
     say "$1"
+    call_off_dog
     exit 1
 }
 
@@ -200,6 +209,7 @@ while IFS= read -r order; do
             learn
             if [ "$locked" ] && ! [ "$path" -ef /proc/self/fd/9 ]; then
                 say "REPLACED"
+                locked=
             fi
             say "$order"
             ;;
@@ -209,7 +219,7 @@ while IFS= read -r order; do
             end_commands
             ;;
         DONE)
-            kill "$dog" 2>/dev/null
+            call_off_dog
             exit 0
             ;;
     esac
