@@ -352,7 +352,10 @@ impl Run {
                     }
                     State::Ended(finished.clone())
                 }
-                _ => {
+                state => {
+                    if matches!(state, State::Running) && outcome.status == Status::Connection {
+                        self.log_loss(node, &outcome);
+                    }
                     self.log_end(node, &outcome);
                     State::Ended(outcome)
                 }
@@ -362,6 +365,19 @@ impl Run {
         };
         self.states[node.0] = state;
         Ok(())
+    }
+
+    /// A host is lost while others may go on for hours: the summary comes late.
+    fn log_loss(&self, node: NodeId, outcome: &Outcome) {
+        let node = self.targets[node.0].node();
+        let loss = match &outcome.reason {
+            Some(reason) => Tree {
+                message: format!("{node} {}", reason.message),
+                causes: reason.causes.clone(),
+            },
+            None => Tree::new(format!("{node} connection lost")),
+        };
+        self.log(Level::Error, loss);
     }
 
     fn log_end(&self, node: NodeId, outcome: &Outcome) {
