@@ -145,7 +145,8 @@ impl Guard {
             return Ok(step);
         }
         if self.is_ready && !self.is_leaving {
-            match self.heartbeat.tick(now, session.last_heard()) {
+            let is_out = self.ports.orders.is_empty() && self.process.is_flushed();
+            match self.heartbeat.tick(now, session.last_heard(), is_out) {
                 Tick::Quiet => {}
                 Tick::Beat(number) => {
                     self.order(Order::Beat(number));
@@ -253,13 +254,22 @@ impl Heartbeat {
         }
     }
 
-    /// Bytes of any kind that came after a heartbeat was sent are an answer.
-    fn tick(&mut self, now: Instant, last_heard: Instant) -> Tick {
+    /// Bytes of any kind that came after a heartbeat was sent are an answer. One
+    /// that is not out yet cannot be answered: a connection that takes nothing
+    /// is for others to judge.
+    fn tick(&mut self, now: Instant, last_heard: Instant, is_out: bool) -> Tick {
         let asleep = now.saturating_duration_since(self.last_tick);
         self.last_tick = now;
         if asleep >= self.period * LEASE_PERIODS {
             // Also where the guard's own clock would have waited a little more.
             return Tick::Slept(asleep);
+        }
+        if !is_out
+            && let Some(sent) = &mut self.sent
+            && last_heard < *sent
+        {
+            *sent = now;
+            self.next = now + self.period;
         }
         if now < self.next {
             return Tick::Quiet;
@@ -348,7 +358,7 @@ mod tests {
         let mut heard = start;
         for second in 1..=seconds {
             let now = start + SECOND * second;
-            match heartbeat.tick(now, heard) {
+            match heartbeat.tick(now, heard, true) {
                 Tick::Quiet => {}
                 Tick::Beat(_) if second < silent_from => heard = now,
                 Tick::Beat(_) => {}
@@ -370,11 +380,30 @@ mod tests {
     }
 
     #[test]
+    fn a_heartbeat_that_is_not_out_yet_is_not_waited_for() {
+        let start = Instant::now();
+        let mut heartbeat = Heartbeat::new(PERIOD, start);
+        let at = |second| start + SECOND * second;
+        assert_eq!(heartbeat.tick(at(10), start, true), Tick::Beat(1));
+        assert_eq!(heartbeat.tick(at(19), start, false), Tick::Quiet);
+        assert_eq!(heartbeat.tick(at(28), start, true), Tick::Quiet);
+        // Other orders are not answered, so they do not count.
+        let mut fresh = Heartbeat::new(PERIOD, start);
+        assert_eq!(fresh.tick(at(9), start, false), Tick::Quiet);
+        assert_eq!(fresh.tick(at(10), start, true), Tick::Beat(1));
+        let silent = Tick::Silent(SECOND * 29);
+        assert_eq!(heartbeat.tick(at(29), start, true), silent);
+    }
+
+    #[test]
     fn a_client_that_slept_longer_than_the_lease_knows() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(PERIOD, start);
-        assert_eq!(heartbeat.tick(start + SECOND * 29, start), Tick::Beat(1));
+        assert_eq!(
+            heartbeat.tick(start + SECOND * 29, start, true),
+            Tick::Beat(1)
+        );
         let later = start + SECOND * 60;
-        assert_eq!(heartbeat.tick(later, later), Tick::Slept(SECOND * 31));
+        assert_eq!(heartbeat.tick(later, later, true), Tick::Slept(SECOND * 31));
     }
 }

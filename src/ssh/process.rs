@@ -164,6 +164,12 @@ impl Process {
         self.stage >= Stage::Running
     }
 
+    /// Whether all input that it was given so far is on its way.
+    #[must_use]
+    pub fn is_flushed(&self) -> bool {
+        self.input.sent == self.input.buffer.len()
+    }
+
     /// How it ended, once that is known.
     #[must_use]
     pub fn exit(&self) -> Option<&Exit> {
