@@ -16,6 +16,7 @@ mod connecting;
 mod losing;
 #[path = "failures/scale.rs"]
 mod scale;
+#[path = "failures/scratch.rs"]
 #[path = "failures/stopping.rs"]
 mod stopping;
 

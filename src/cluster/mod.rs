@@ -13,9 +13,10 @@ pub mod node;
 pub mod ports;
 mod serving;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::cell::RefCell;
+use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Once};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -59,6 +60,7 @@ impl Cluster {
     /// No node has been started yet.
     #[must_use]
     pub fn new(targets: Arc<[Target]>, settings: Settings, display: Display) -> Self {
+        note_panics();
         Self {
             handles: targets.iter().map(|_| None).collect(),
             targets,
@@ -98,10 +100,11 @@ impl Cluster {
                 .name(format!("node {}", id.0))
                 .stack_size(STACK)
                 .spawn(move || {
+                    PANIC.set(Some(String::new()));
                     // A server must not be able to end the run with an answer
                     // that some library did not think of.
                     let outcome = catch_unwind(AssertUnwindSafe(|| node.live()))
-                        .unwrap_or_else(|panic| Outcome::failed(Status::Connection, bug(&*panic)));
+                        .unwrap_or_else(|_| Outcome::failed(Status::Connection, bug()));
                     // Main may be gone already.
                     let _ = events.send((id, NodeEvent::Ended(outcome)));
                 })?;
@@ -156,11 +159,41 @@ impl Cluster {
     }
 }
 
-fn bug(panic: &(dyn std::any::Any + Send)) -> Tree {
-    let text = panic
+thread_local! {
+    /// In a node thread: what its panic said.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on a panic in a node thread is kept for the outcome of the host; by
+/// default it would be written to a stderr that belongs to the printer.
+fn note_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let default = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if PANIC.with_borrow(Option::is_none) {
+                return default(info);
+            }
+            PANIC.set(Some(describe(info)));
+        }));
+    });
+}
+
+fn describe(info: &PanicHookInfo<'_>) -> String {
+    let payload = info.payload();
+    let text = payload
         .downcast_ref::<String>()
         .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .or_else(|| payload.downcast_ref::<&str>().copied())
         .unwrap_or("no message");
-    Tree::new("a bug in orgalorg, or an answer that nobody thought of").because(text)
+    match info.location() {
+        Some(place) => format!("{text} ({}:{})", place.file(), place.line()),
+        None => text.to_owned(),
+    }
+}
+
+fn bug() -> Tree {
+    let text = PANIC.take().unwrap_or_default();
+    Tree::new("the host sent something that nobody thought of, or this is a bug in orgalorg")
+        .because(text)
 }

@@ -22,7 +22,7 @@ use crate::ssh::session::{Session, SessionError};
 
 /// How long the commands get to end after they were told to: the guard takes
 /// three seconds before it kills them.
-const ENDING: Duration = Duration::from_millis(4_400);
+const ENDING: Duration = Duration::from_millis(4_100);
 
 /// How long the last output of a command that has been ended may take.
 const LAST_OUTPUT: Duration = Duration::from_millis(300);

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::output::Message;
@@ -26,6 +26,9 @@ const PIECE: usize = 4 * 1024;
 /// What a buffer may keep for the next time: room for a very long line. (It is
 /// address space; memory is what gets touched.)
 const KEPT: usize = 4 * 1024 * 1024;
+
+/// A pipe that poll(2) finds writable takes this much at once (pipe(7)).
+const PIPE_BUF: usize = 4096;
 
 /// Our stdout cannot be written to any more.
 #[derive(Debug, thiserror::Error)]
@@ -133,6 +136,12 @@ impl Printer {
     }
 
     fn flush(&mut self) {
+        // First, for the other one is more likely to be read slowly.
+        if !self.sinks.stderr.is_empty() {
+            // There is no place left to say that this failed.
+            let _ = write_all(rustix::stdio::stderr(), &self.sinks.stderr);
+            recycle(&mut self.sinks.stderr);
+        }
         if !self.sinks.stdout.is_empty() {
             if !self.broken
                 && let Err(error) = write_all(rustix::stdio::stdout(), &self.sinks.stdout)
@@ -146,12 +155,42 @@ impl Printer {
             }
             recycle(&mut self.sinks.stdout);
         }
-        if !self.sinks.stderr.is_empty() {
-            // There is no place left to say that this failed.
-            let _ = write_all(rustix::stdio::stderr(), &self.sinks.stderr);
-            recycle(&mut self.sinks.stderr);
-        }
         self.loans.clear();
+    }
+}
+
+/// What main does in place of the printer when the process must end while the
+/// printer waits for somebody to read stdout: log lines still come out.
+pub struct LastWords {
+    text: Text,
+    messages: Receiver<Message>,
+}
+
+impl LastWords {
+    /// From the queue of the printer, rendered like this.
+    #[must_use]
+    pub fn new(text: Text, messages: Receiver<Message>) -> Self {
+        Self { text, messages }
+    }
+
+    /// Writes the log lines that are waiting to stderr, as far as that takes
+    /// them at once. Output of hosts is lost then.
+    pub fn say(&mut self) {
+        let mut sinks = Sinks::default();
+        for message in self.messages.try_iter() {
+            if let Message::Log { level, text: tree } = message {
+                self.text.log(level, &tree, &mut sinks);
+            }
+        }
+        // Where stderr is what is not read, this ends at its first piece.
+        for piece in sinks.stderr.chunks(PIPE_BUF) {
+            let stderr = rustix::stdio::stderr();
+            let mut fds = [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)];
+            let takes_a_piece = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1));
+            if !takes_a_piece || write_all(stderr, piece).is_err() {
+                return;
+            }
+        }
     }
 }
 

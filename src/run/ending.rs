@@ -16,11 +16,12 @@ use crate::output::printer::OutputError;
 use crate::output::summary;
 use crate::run::{Outlets, Run, State};
 
-/// How long nodes get to end their commands: the guards take up to 4 s.
-const GRACE: Duration = Duration::from_millis(4_600);
+/// How long nodes get to end their commands: the guards take three
+/// seconds before they kill, and a little more.
+const GRACE: Duration = Duration::from_millis(4_200);
 
 /// When a run that is being stopped ends, whatever its hosts do.
-const AT_THE_LATEST: Duration = Duration::from_millis(4_950);
+const AT_THE_LATEST: Duration = Duration::from_millis(4_600);
 
 /// How long nodes get to free their locks and to part after a normal run.
 const FAREWELL: Duration = Duration::from_millis(2_500);
@@ -33,8 +34,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub(super) enum Stop {
     /// A signal.
     Signal(i32),
-    /// A second one: at once.
-    AtOnce(i32),
     /// Our stdout is gone, or full.
     Output(OutputError),
     /// Something on this machine: a key, a passphrase, the `-i` file.
@@ -57,7 +56,7 @@ impl Stop {
         match self {
             Self::FailFast => hosts,
             Self::LockLost => ExitStatus::LockLost,
-            Self::Signal(signal) | Self::AtOnce(signal) => ExitStatus::Signal(*signal),
+            Self::Signal(signal) => ExitStatus::Signal(*signal),
             Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
             Self::Output(OutputError::Failed(_)) | Self::Local(_) => ExitStatus::Usage,
             Self::Failed(status) => *status,
@@ -76,8 +75,7 @@ impl Stop {
                 Some((Level::Fatal, Tree::from_error(error)))
             }
             Self::Local(tree) => Some((Level::Fatal, tree.clone())),
-            Self::AtOnce(_)
-            | Self::Output(OutputError::Closed)
+            Self::Output(OutputError::Closed)
             | Self::FailFast
             | Self::LockLost
             | Self::Failed(_) => None,
@@ -95,14 +93,24 @@ impl Stop {
 
 impl Outlets {
     /// The end of a run that did not begin.
-    pub(super) fn close(&self, stop: Stop) -> ExitStatus {
+    pub(super) fn close(&mut self, stop: Stop) -> ExitStatus {
         match &stop {
             // Ctrl-C at a prompt needs no explanation.
             Stop::Signal(_) => {}
             _ => self.announce(&stop),
         }
-        flush_briefly(self);
+        self.flush_briefly();
         stop.status(ExitStatus::Success)
+    }
+
+    /// Waits until everything is written that has been said so far, but not for
+    /// long: the run must end.
+    fn flush_briefly(&mut self) {
+        let done = request_flush(self);
+        select! {
+            recv(done) -> _ => {}
+            recv(after(LAST_WORDS)) -> _ => self.last_words.say(),
+        }
     }
 
     fn announce(&self, stop: &Stop) {
@@ -115,24 +123,21 @@ impl Outlets {
 impl Run {
     /// Ends what still runs, reports, and says how the process is to end.
     pub(super) fn end(&mut self, result: Result<(), Stop>) -> ExitStatus {
-        let result = match result {
-            Ok(()) => {
-                self.report();
-                flush(&self.outlets).and_then(|()| self.release(Instant::now() + FAREWELL))
-            }
-            Err(stop) => Err(stop),
-        };
+        let has_reported = result.is_ok();
+        let result = result.and_then(|()| {
+            self.report();
+            flush(&self.outlets)
+        });
         let Err(stop) = result else {
+            self.release(Instant::now() + FAREWELL);
             return self.status();
         };
         self.outlets.announce(&stop);
-        if let Err(at_once) = self.end_nodes() {
-            return at_once.status(self.status());
-        }
-        if stop.has_results() && self.has_begun {
+        self.end_nodes();
+        if stop.has_results() && self.has_begun && !has_reported {
             self.report();
         }
-        flush_briefly(&self.outlets);
+        self.outlets.flush_briefly();
         stop.status(self.status())
     }
 
@@ -155,30 +160,29 @@ impl Run {
     }
 
     /// Ends what runs on all hosts, and then lets them go.
-    fn end_nodes(&mut self) -> Result<(), Stop> {
+    fn end_nodes(&mut self) {
         self.cluster.cancel();
         let now = Instant::now();
-        self.settle(now + GRACE, State::is_busy)?;
-        self.release(now + AT_THE_LATEST)?;
+        self.settle(now + GRACE, State::is_busy);
+        self.release(now + AT_THE_LATEST);
         for state in &mut self.states {
             if !matches!(state, State::Ended(_) | State::Skipped) {
                 *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
             }
         }
-        Ok(())
     }
 
     /// Frees the locks, last of all.
-    fn release(&mut self, deadline: Instant) -> Result<(), Stop> {
+    fn release(&mut self, deadline: Instant) {
         for node in self.nodes(State::is_live) {
             self.cluster.order(node, Order::Release);
         }
-        self.settle(deadline, State::is_live)
+        self.settle(deadline, State::is_live);
     }
 
     /// Takes what nodes say while any of them is in such a state, for as long as
     /// that is reasonable. (One that looks up a name cannot be interrupted.)
-    fn settle(&mut self, deadline: Instant, is_awaited: fn(&State) -> bool) -> Result<(), Stop> {
+    fn settle(&mut self, deadline: Instant, is_awaited: fn(&State) -> bool) {
         let deadline = at(deadline);
         let events = self.cluster.events().clone();
         while self.states.iter().any(is_awaited) {
@@ -189,13 +193,9 @@ impl Run {
                         let _ = self.note(node, event);
                     }
                 }
-                recv(self.outlets.signals) -> signal => {
-                    return Err(Stop::AtOnce(signal.unwrap_or(SIGTERM)));
-                }
                 recv(deadline) -> _ => break,
             }
         }
-        Ok(())
     }
 }
 
@@ -211,16 +211,6 @@ pub(super) fn flush(outlets: &Outlets) -> Result<(), Stop> {
             Err(Stop::Output(problem.unwrap_or(OutputError::Closed)))
         }
         recv(outlets.signals) -> signal => Err(Stop::signal(signal)),
-    }
-}
-
-/// The same for a run that must end: not for long.
-fn flush_briefly(outlets: &Outlets) {
-    let done = request_flush(outlets);
-    select! {
-        recv(done) -> _ => {}
-        recv(outlets.signals) -> _ => {}
-        recv(after(LAST_WORDS)) -> _ => {}
     }
 }
 

@@ -31,7 +31,7 @@ use crate::event::{
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::output::Display;
-use crate::output::printer::{self, OutputError};
+use crate::output::printer::{self, LastWords, OutputError};
 use crate::output::summary;
 use crate::output::text::{Label, Options, Sink, Text};
 use crate::ssh::auth::Secret;
@@ -51,7 +51,7 @@ pub fn run(config: Config) -> Result<ExitStatus, Tree> {
         return list(&config.targets);
     }
     raise_descriptor_limit();
-    let outlets = Outlets::open(&config)
+    let mut outlets = Outlets::open(&config)
         .map_err(|error| Tree::new("can't start").because(Tree::from_error(&error)))?;
     let secrets = match prepare(&config, &outlets) {
         Ok(secrets) => secrets,
@@ -88,6 +88,7 @@ fn raise_descriptor_limit() {
 /// The ways to and from the user.
 struct Outlets {
     display: Display,
+    last_words: LastWords,
     output_problems: Receiver<OutputError>,
     signals: Receiver<i32>,
 }
@@ -99,16 +100,20 @@ impl Outlets {
             prefix: target.prefix.clone(),
             node: target.node(),
         });
-        let clock = Box::new(|| jiff::ZonedDateTime::now().strftime("%F %T").to_string());
-        let text = Text::new(options(config), labels.collect(), clock);
+        let clock = || jiff::ZonedDateTime::now().strftime("%F %T").to_string();
+        let text = Text::new(options(config), labels.collect(), Box::new(clock));
+        // Says nothing for hosts, so it needs no names.
+        let log_only = Text::new(options(config), Vec::new(), Box::new(clock));
         // Unbounded: nobody may ever wait for the printer. Output is bounded by
         // the nodes' credit, and everything else is said seldom.
         let (sender, messages) = unbounded();
         // Unbounded, for one thing that is said once.
         let (problems, output_problems) = unbounded();
+        let last_words = LastWords::new(log_only, messages.clone());
         printer::start(text, messages, problems)?;
         Ok(Self {
             display: Display::new(sender, least_level(config.look)),
+            last_words,
             output_problems,
             signals,
         })

@@ -2,12 +2,20 @@
 
 use std::io;
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
+use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+use signal_hook::low_level::emulate_default_handler;
 
-/// Starts to listen. The process no longer ends by these signals itself.
+/// How long main may take to end after a signal. (It means to take less; this
+/// is for when something keeps it: an agent that does not answer, say.)
+const LATEST: Duration = Duration::from_millis(4_900);
+
+/// Starts to listen. The process no longer ends by the first of these signals
+/// itself, but main is told; it does at the second one, and when main does not
+/// come to an end.
 ///
 /// Signals that were ignored when we were started stay so, as `nohup` and shells
 /// (for background jobs) want it.
@@ -18,18 +26,33 @@ pub(super) fn listen() -> io::Result<Receiver<i32>> {
     let ignored = ignored_signals();
     let wanted = [SIGINT, SIGTERM, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|&&signal| !is_set(ignored, signal)))?;
-    // Unbounded: as many as somebody cares to send.
-    let (sender, receiver) = unbounded();
+    // Room for the one that is sent.
+    let (sender, receiver) = bounded(1);
     thread::Builder::new()
         .name("signal".into())
         .spawn(move || {
-            for signal in signals.forever() {
-                if sender.send(signal).is_err() {
-                    break;
-                }
+            let mut received = signals.forever();
+            let Some(first) = received.next() else { return };
+            // Main may be gone already.
+            let _ = sender.send(first);
+            // Without a thread for it, the second signal is left.
+            let _ = thread::Builder::new()
+                .name("latest end".into())
+                .spawn(move || {
+                    thread::sleep(LATEST);
+                    end_by(first);
+                });
+            if let Some(second) = received.next() {
+                end_by(second);
             }
         })?;
     Ok(receiver)
+}
+
+/// Ends the process as if the signal had not been caught.
+fn end_by(signal: i32) {
+    // The default for all of these is the end, so that nothing is left to fail.
+    let _ = emulate_default_handler(signal);
 }
 
 /// The mask of ignored signals, from proc(5). (sigaction(2) would need unsafe

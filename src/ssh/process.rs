@@ -503,6 +503,7 @@ impl Process {
             Some(name) => Exit::Signal(name),
             None => Exit::Status(channel.exit_status().map_err(|error| classify(&error))?),
         });
+        self.closed = true;
         self.stage = Stage::Leaving;
         Ok(())
     }
