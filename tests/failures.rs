@@ -16,7 +16,6 @@ mod connecting;
 mod losing;
 #[path = "failures/scale.rs"]
 mod scale;
-#[path = "failures/scratch.rs"]
 #[path = "failures/stopping.rs"]
 mod stopping;
 
