@@ -42,6 +42,17 @@ impl Tree {
         }
     }
 
+    /// An error of this machine's system, with what can be done about it where
+    /// that is for sure.
+    #[must_use]
+    pub fn from_io(error: &std::io::Error) -> Self {
+        let tree = Self::new(io_message(error).to_lowercase());
+        if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
+            return tree.because("a host takes three: raise the limit with ulimit -n");
+        }
+        tree
+    }
+
     /// The sentence and its causes on one line: `what: why; why not`.
     #[must_use]
     pub fn flat(&self) -> String {

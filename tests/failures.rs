@@ -19,10 +19,9 @@ mod scale;
 #[path = "failures/stopping.rs"]
 mod stopping;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
 
 use hosts::{CLIENT_ADDR, Host, Hosts, wait_until};
 use support::{LIMIT, Running};

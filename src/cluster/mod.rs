@@ -117,8 +117,8 @@ impl Cluster {
         match started {
             Ok(handle) => self.handles[id.0] = Some(handle),
             Err(error) => {
-                let reason = Tree::new("can't start another thread on this machine")
-                    .because(Tree::from_error(&error));
+                let reason = Tree::new("this machine can't handle another host")
+                    .because(Tree::from_io(&error));
                 let outcome = Outcome::failed(Status::Unreachable, reason);
                 // We hold the receiver ourselves.
                 let _ = self.events.0.send((id, NodeEvent::Ended(outcome)));

@@ -1,5 +1,6 @@
 //! A TCP connection to a host, within a time limit and open to interruption.
 
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
@@ -80,6 +81,10 @@ pub fn connect(
 }
 
 fn look_up_failed(host: &str, error: &io::Error) -> Tree {
+    // getaddrinfo(3) knows no name when it can't open its files.
+    if let Err(error) = File::open("/dev/null") {
+        return Tree::from_io(&error);
+    }
     let text = io_message(error);
     // std puts this before what getaddrinfo says.
     let reason = text
@@ -93,7 +98,7 @@ fn timed_out(after: Duration) -> Tree {
 }
 
 fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<TcpStream, ConnectError> {
-    let failed = |error: io::Error| ConnectError::Failed(io_message(&error).to_lowercase().into());
+    let failed = |error: io::Error| ConnectError::Failed(Tree::from_io(&error));
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM,

@@ -80,7 +80,11 @@ fn the_first_failure_ends_a_run_under_fail_fast() {
             web2) until [ -e /tmp/go ]; do sleep 0.05; done; exit 4;;
             *) sleep 60;;
         esac";
-    let run = orgalorg(&hosts, arguments(&targets(&hosts), &["--fail-fast"], command)).spawn();
+    let run = orgalorg(
+        &hosts,
+        arguments(&targets(&hosts), &["--fail-fast"], command),
+    )
+    .spawn();
     wait_for_stdout(&run, "begun", 3);
     hosts[1].write_file("/tmp/go", "", 0o644);
     let finished = run.finish_within(Duration::from_secs(20)).code(1);
@@ -127,7 +131,11 @@ fn a_process_left_behind_is_waited_for_exactly_when_ssh_does() {
         let as_ssh = begun.elapsed();
         let finished = orgalorg(&hosts, arguments(&each(["web1"]), &[], command)).run();
         for elapsed in [as_ssh, finished.elapsed] {
-            assert_eq!(elapsed > Duration::from_secs(2), waits, "{command}: {elapsed:?}");
+            assert_eq!(
+                elapsed > Duration::from_secs(2),
+                waits,
+                "{command}: {elapsed:?}"
+            );
         }
         let expected = String::from_utf8_lossy(&ssh.stdout).replace("hi", "web1 hi");
         assert_eq!(finished.stdout(), expected);

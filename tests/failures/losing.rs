@@ -72,7 +72,8 @@ fn a_host_that_takes_no_data_is_lost() {
     let hosts = Hosts::start(2);
     let input = hosts.dir().join("input");
     let file = File::create(&input).expect("there is room");
-    file.set_len(4 << 30).expect("there is room for a sparse file");
+    file.set_len(4 << 30)
+        .expect("there is room for a sparse file");
     let input = input.to_str().expect("the path is UTF-8");
     // In full flow, or it would be the command that takes nothing.
     let command = "head -c 10000000 >/dev/null; echo begun; cat >/dev/null";
@@ -109,8 +110,10 @@ fn a_host_may_be_lost_before_the_others_are_there() {
         (["-c", "4s", "-a", "2s"].as_slice(), 3, false),
         (&["-c", "4s", "-w"], 0, true),
     ] {
-        let logins = || hosts[0].log().matches("Starting session").count()
-            + hosts[0].log().matches("Accepted publickey").count();
+        let logins = || {
+            hosts[0].log().matches("Starting session").count()
+                + hosts[0].log().matches("Accepted publickey").count()
+        };
         let before = logins();
         let run = orgalorg(
             &hosts,
@@ -150,18 +153,17 @@ fn what_came_before_the_end_of_a_connection_is_printed() {
     wait_until("the command to have said all", LIMIT, || {
         has_file(&hosts[0], "/tmp/said")
     });
-    wait_until("all to have arrived", LIMIT, || {
-        unsent(&hosts) == 0
-    });
+    wait_until("all to have arrived", LIMIT, || unsent(&hosts) == 0);
     hosts[0].drop_connections();
     // Longer than any of the limits: the user has gone for a coffee.
     thread::sleep(Duration::from_secs(5));
-    let output = child
-        .wait_with_output()
-        .expect("its output can be read");
+    let output = child.wait_with_output().expect("its output can be read");
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(stdout.lines().count(), lines, "{:?}", output.stderr);
-    assert_eq!(stdout.lines().last(), Some(format!("web1 {lines}").as_str()));
+    assert_eq!(
+        stdout.lines().last(),
+        Some(format!("web1 {lines}").as_str())
+    );
     assert_eq!(output.status.code(), Some(3));
     assert!(
         String::from_utf8_lossy(&output.stderr).contains("connection lost: the host closed"),
@@ -237,7 +239,11 @@ fn a_session_that_is_killed_at_any_moment_is_never_a_success() {
 fn a_client_that_was_suspended_does_not_take_its_hosts_for_dead() {
     let hosts = Hosts::start(1);
     let command = "echo begun; until [ -e /tmp/go ]; do sleep 0.1; done; echo end";
-    let run = orgalorg(&hosts, arguments(&each(["web1"]), &["-z", "500ms"], command)).spawn();
+    let run = orgalorg(
+        &hosts,
+        arguments(&each(["web1"]), &["-z", "500ms"], command),
+    )
+    .spawn();
     wait_for_stdout(&run, "begun", 1);
     run.signal("STOP");
     // Longer than it takes to give a silent host up.

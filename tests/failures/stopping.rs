@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::support::{LIMIT, Finished, Orgalorg, Running, orgalorg, program, signal};
+use super::support::{Finished, LIMIT, Orgalorg, Running, orgalorg, program, signal};
 use super::{
     Fake, Hosts, arguments, each, fake, untimed, wait_for_stderr, wait_for_stdout, wait_until,
 };
@@ -35,11 +35,7 @@ fn a_signal_ends_a_run_and_then_the_process() {
     let hosts = Hosts::start(2);
     let command = "echo begun; [ $(hostname) = web1 ] && sleep 60; exit 4";
     for (name, number) in [("INT", SIGINT), ("TERM", SIGTERM), ("HUP", SIGHUP)] {
-        let run = orgalorg(
-            &hosts,
-            arguments(&each(["web1", "web2"]), &["-v"], command),
-        )
-        .spawn();
+        let run = orgalorg(&hosts, arguments(&each(["web1", "web2"]), &["-v"], command)).spawn();
         wait_for_stdout(&run, "begun", 2);
         wait_for_stderr(&run, "[root@web2:22] ended");
         let finished = end_by(run, name, number);
@@ -90,9 +86,7 @@ fn with_endless_look_up(hosts: &Hosts, targets: &[String]) -> Orgalorg {
     let program = program().to_str().expect("the path is UTF-8");
     let words = ["--mount", "sh", "-c", &script, "sh", program];
     let words = words.into_iter().map(str::to_owned);
-    let words: Vec<String> = words
-        .chain(arguments(targets, &[], "hostname"))
-        .collect();
+    let words: Vec<String> = words.chain(arguments(targets, &[], "hostname")).collect();
     orgalorg(hosts, words).with(|command| {
         let mut unshare = hosts.client("unshare");
         unshare.args(command.get_args()).current_dir(hosts.home());
@@ -116,7 +110,11 @@ fn a_name_that_is_being_looked_up_does_not_hold_up_the_end() {
     run.signal("INT");
     let finished = run.finish().killed_by(SIGINT);
     // The first one alone takes three seconds here.
-    assert!(sent.elapsed() < Duration::from_millis(2500), "{:?}", sent.elapsed());
+    assert!(
+        sent.elapsed() < Duration::from_millis(2500),
+        "{:?}",
+        sent.elapsed()
+    );
     assert!(!finished.stderr().contains("not finished"));
 }
 
@@ -225,8 +223,14 @@ fn waiting_for_a_reader_takes_no_processor_time_and_loses_nothing() {
     let lines = 40_000;
     for (command, options) in [
         (format!("seq 1 {lines}"), vec!["--timeout", "2s"]),
-        (format!("seq 1 {lines}; until [ -e /tmp/go ]; do sleep 0.1; done"), vec![]),
-        (format!("seq 1 {lines}; exec >&- 2>&-; until [ -e /tmp/go ]; do sleep 0.1; done"), vec![]),
+        (
+            format!("seq 1 {lines}; until [ -e /tmp/go ]; do sleep 0.1; done"),
+            vec![],
+        ),
+        (
+            format!("seq 1 {lines}; exec >&- 2>&-; until [ -e /tmp/go ]; do sleep 0.1; done"),
+            vec![],
+        ),
     ] {
         // Many keep-alives, for they must be read as well.
         let options = [options.as_slice(), &["-z", "2s"]].concat();
@@ -242,7 +246,11 @@ fn waiting_for_a_reader_takes_no_processor_time_and_loses_nothing() {
         let output = child.wait_with_output().expect("its output can be read");
         let stdout = String::from_utf8_lossy(&output.stdout);
         let expected: String = (1..=lines).map(|i| format!("web1 {i}\n")).collect();
-        assert!(stdout == expected, "`{command}`: {} lines", stdout.lines().count());
+        assert!(
+            stdout == expected,
+            "`{command}`: {} lines",
+            stdout.lines().count()
+        );
         assert_eq!(String::from_utf8_lossy(&output.stderr), "", "`{command}`");
         assert!(output.status.success());
         hosts[0].run_ok("rm /tmp/go");
@@ -256,7 +264,9 @@ fn signals_that_were_ignored_at_the_start_stay_so() {
     let script = "trap '' INT HUP; exec \"$@\"";
     let program = program().to_str().expect("the path is UTF-8");
     let words = ["-c", script, "sh", program].map(str::to_owned);
-    let words = words.into_iter().chain(arguments(&each(["web1"]), &[], command));
+    let words = words
+        .into_iter()
+        .chain(arguments(&each(["web1"]), &[], command));
     let run = orgalorg(&hosts, words)
         .with(|command| {
             let mut shell = hosts.client("sh");
@@ -278,7 +288,11 @@ fn ctrl_c_on_a_terminal_ends_a_run() {
     let hosts = Hosts::start(1);
     let mut terminal = orgalorg(
         &hosts,
-        arguments(&each(["web1"]), &["--color", "never"], "echo begun; sleep 60"),
+        arguments(
+            &each(["web1"]),
+            &["--color", "never"],
+            "echo begun; sleep 60",
+        ),
     )
     .on_terminal(|_| ());
     terminal.expect("web1 begun");
