@@ -154,8 +154,6 @@ pub enum LockRefusal {
     NoTarget,
     /// What should be locked cannot be opened.
     Unreadable,
-    /// Anything else.
-    Other(String),
 }
 
 /// What was locked, whatever it is called: boot id, device and inode. Two

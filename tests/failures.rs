@@ -45,6 +45,13 @@ fn untimed(stderr: &str) -> String {
         .collect()
 }
 
+/// The same without what was said of single hosts before the end.
+fn summary(stderr: &str) -> String {
+    let lines = untimed(stderr);
+    let lines = lines.lines().filter(|line| !line.starts_with("[ERROR] "));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
 /// A server on the client's own address that is none.
 #[derive(Clone, Copy)]
 enum Fake {

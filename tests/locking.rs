@@ -628,14 +628,14 @@ fn a_run_ends_when_all_wires_are_cut_and_so_do_its_commands() {
 fn a_slow_wire_full_of_input_loses_no_heartbeat() {
     let hosts = Hosts::start(1);
     let input = hosts.home().join("input");
-    fs::write(&input, vec![b'x'; 1 << 20]).unwrap();
+    fs::write(&input, vec![b'x'; 3 << 19]).unwrap();
     hosts[0].slow("1mbit");
-    // A heartbeat every 2.4 s, each of which has half a second of input before
-    // it in our own queue, and as much again in the router's.
-    let arguments = ["-j", "3000", "-i", input.to_str().unwrap(), "-C", "wc -c"];
+    // A heartbeat every 4.8 s, each of which has a second of input before it in
+    // our own queue, and some more in the router's.
+    let arguments = ["-j", "6000", "-i", input.to_str().unwrap(), "-C", "wc -c"];
     let finished = orgalorg(&hosts, all(&hosts, &arguments)).run().ok();
-    assert_eq!(finished.stdout(), "web1 1048576\n");
-    assert!(finished.elapsed > Duration::from_secs(4), "it was not slow");
+    assert_eq!(finished.stdout(), "web1 1572864\n");
+    assert!(finished.elapsed > Duration::from_secs(8), "it was not slow");
 }
 
 // ---- what is locked

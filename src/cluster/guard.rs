@@ -26,6 +26,8 @@ pub(super) enum Notice {
     Refused(LockRefusal),
     /// sudo has not let it in.
     NotLetIn(Tree),
+    /// The host does not run it.
+    NotStarted(Tree),
     /// The lock is not (certainly) ours any more.
     Lost(Tree),
     /// The commands have been ended, but for these processes.
@@ -40,6 +42,8 @@ pub(super) struct Guard {
     ports: GuardPorts,
     heartbeat: Heartbeat,
     identity: Option<Identity>,
+    /// The last that somebody else said on its channel, such as a login shell.
+    noise: String,
     /// It must say something about the lock until then.
     ready_by: Instant,
     is_ready: bool,
@@ -72,6 +76,7 @@ impl Guard {
             },
             heartbeat: Heartbeat::new(period, now),
             identity: None,
+            noise: String::new(),
             is_ready: false,
             is_leaving: false,
             is_over: false,
@@ -196,7 +201,8 @@ impl Guard {
             Answer::NoTarget => notice.push(Notice::Refused(LockRefusal::NoTarget)),
             Answer::Unreadable => notice.push(Notice::Refused(LockRefusal::Unreadable)),
             // That it came counts as life already.
-            Answer::Beat(_) | Answer::Noise(_) => {}
+            Answer::Beat(_) => {}
+            Answer::Noise(text) => self.noise = text,
         }
     }
 
@@ -215,11 +221,10 @@ impl Guard {
                 Exit::Status(code) => format!("status {code}"),
                 Exit::Signal(name) => format!("signal {name}"),
             };
-            let text = format!(
-                "the lock holder could not start ({what}): {}",
-                self.ports.last_words()
-            );
-            notice.push(Notice::Refused(LockRefusal::Other(text)));
+            let tree = Tree::new(format!("the host does not run the lock holder ({what})"));
+            let words = [self.ports.last_words(), self.noise.clone()];
+            let words = words.into_iter().filter(|words| !words.is_empty());
+            notice.push(Notice::NotStarted(words.fold(tree, Tree::because)));
         }
     }
 }

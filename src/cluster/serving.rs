@@ -295,6 +295,9 @@ impl<'a> Serving<'a> {
                     self.node.tell(NodeEvent::Refused(refusal));
                 }
                 Notice::NotLetIn(reason) => return Ok(Some(Outcome::failed(Status::Auth, reason))),
+                Notice::NotStarted(reason) => {
+                    return Ok(Some(Outcome::failed(Status::Refused, reason)));
+                }
                 Notice::Lost(reason) => self.node.tell(NodeEvent::LockLost(reason)),
                 Notice::CommandsEnded(survivors) => {
                     if !survivors.is_empty() {
@@ -439,7 +442,7 @@ impl Running {
     /// When it has to have ended. That somebody takes long to read its output
     /// does not count.
     fn deadline(&self) -> Option<Instant> {
-        if self.process.only_has_output_left() {
+        if self.process.is_all_here() {
             return None;
         }
         Some(self.started? + self.job.timeout?)

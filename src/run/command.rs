@@ -22,7 +22,6 @@ impl Run {
         fail_fast: bool,
     ) -> Result<(), Stop> {
         let job = self.job(command, guard)?;
-        self.has_begun = true;
         let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
         let mut fan_out = FanOut::new(threads, ready);
         loop {

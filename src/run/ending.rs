@@ -134,7 +134,7 @@ impl Run {
         };
         self.outlets.announce(&stop);
         self.end_nodes();
-        if stop.has_results() && self.has_begun && !has_reported {
+        if stop.has_results() && self.has_commands && !has_reported {
             self.report();
         }
         self.outlets.flush_briefly();

@@ -248,9 +248,6 @@ fn describe(node: &str, refusal: &LockRefusal) -> Tree {
         ),
         LockRefusal::Unreadable => Tree::new(format!("{node} can't acquire lock"))
             .because("what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"),
-        LockRefusal::Other(reason) => {
-            Tree::new(format!("{node} can't acquire lock")).because(reason.as_str())
-        }
     }
 }
 

@@ -263,8 +263,8 @@ struct Run {
     sudo_password: Option<Secret>,
     /// A lock that cannot be had, or is lost, is only a warning (`-t`, `-y`).
     lock_is_optional: bool,
-    /// Commands have been started, so that hosts have results.
-    has_begun: bool,
+    /// Hosts have something to finish, and results to tell.
+    has_commands: bool,
 }
 
 impl Run {
@@ -281,7 +281,7 @@ impl Run {
             input_problems: unbounded(),
             sudo_password: prepared.sudo_password,
             lock_is_optional: config.lock.is_optional,
-            has_begun: false,
+            has_commands: matches!(config.mode, Mode::Command(_)),
         }
     }
 

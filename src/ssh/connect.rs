@@ -14,9 +14,9 @@ use crate::event::{Level, Log};
 use crate::ssh::session::{Interrupted, Patience};
 
 /// How much may lie unsent in the kernel: bulk data must not queue ahead of
-/// heartbeats for long on a slow link. (It fills up to this and one packet, which
-/// is half a second at 1 Mbit/s.)
-const NOTSENT_LOWAT: u32 = 32 * 1024;
+/// heartbeats for long on a slow link (this takes a second at 1 Mbit/s), and a
+/// fast one must not run dry.
+const NOTSENT_LOWAT: u32 = 128 * 1024;
 
 /// Why there is no connection.
 #[derive(Debug)]

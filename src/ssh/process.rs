@@ -182,11 +182,11 @@ impl Process {
         self.stage == Stage::Ended
     }
 
-    /// Whether all that is left to be done is to take output that is here
-    /// already: nothing more will come from it.
+    /// Whether nothing more can come from it: all that it had to say is here,
+    /// and waits at most for somebody to take it.
     #[must_use]
-    pub fn only_has_output_left(&self) -> bool {
-        self.stage == Stage::Running && self.closed
+    pub fn is_all_here(&self) -> bool {
+        self.closed
     }
 
     /// Gets a channel for it, and keeps the connection's queue empty until there
