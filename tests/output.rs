@@ -676,23 +676,27 @@ fn a_run_that_waits_uses_no_cpu() {
     assert_eq!(without_sshd(&finished.stderr()), "");
 }
 
+/// Reads all output of a run, and tells how much memory that took, in KiB.
+fn read_to_end(child: &Child, reader: &mut PipeReader) -> (Vec<u8>, usize) {
+    let mut memory = 0;
+    let mut output = Vec::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        memory = peak_memory(child.id()).unwrap_or(0).max(memory);
+        match reader.read(&mut buffer).expect("a pipe can be read") {
+            0 => return (output, memory),
+            read => output.extend_from_slice(&buffer[..read]),
+        }
+    }
+}
+
 #[test]
 fn a_flood_from_eight_hosts_is_complete_in_bounded_memory() {
     const LINES: usize = 300_000;
     let hosts = Hosts::start(8);
     let script = format!("seq 1 {LINES}");
     let (mut child, mut reader) = with_unread_stdout(&hosts, &on(&hosts, 8, &["-C", &script]));
-    let mut memory = 0;
-    let mut output = Vec::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = reader.read(&mut buffer).expect("a pipe can be read");
-        output.extend_from_slice(&buffer[..read]);
-        memory = peak_memory(child.id()).unwrap_or(0).max(memory);
-        if read == 0 {
-            break;
-        }
-    }
+    let (output, memory) = read_to_end(&child, &mut reader);
     assert!(end_of(&mut child).success());
     assert_eq!(stderr_of(&mut child), "");
     let expected: String = (1..=LINES).map(|number| format!("{number}\n")).collect();
@@ -702,4 +706,97 @@ fn a_flood_from_eight_hosts_is_complete_in_bounded_memory() {
         assert!(lines == expected.as_bytes(), "{name}");
     }
     assert!((1..memory_limit(8)).contains(&memory), "{memory} KiB");
+}
+
+#[test]
+fn sixty_four_hosts_at_once_are_complete_in_bounded_memory() {
+    const COUNT: usize = 64;
+    let hosts = Hosts::start(COUNT);
+    let run = |words: &[&str]| orgalorg(&hosts, on(&hosts, COUNT, words));
+
+    let finished = run(&["-C", "hostname; seq 2 100"]).run().ok();
+    let expected: String = (2..=100).map(|number| format!("{number}\n")).collect();
+    let said = by_host(&finished.stdout);
+    assert_eq!(said.len(), COUNT);
+    for (name, lines) in said {
+        assert!(lines == format!("{name}\n{expected}").as_bytes(), "{name}");
+    }
+
+    // All of them in the middle of a very long line: that is more than there
+    // may be in memory.
+    let script = "head -c 1000000 /dev/zero | tr '\\0' x; mkfifo /tmp/wait; \
+                  read go </tmp/wait; echo end";
+    let (mut child, mut reader) = with_unread_stdout(&hosts, &on(&hosts, COUNT, &["-C", script]));
+    wait_until("all hosts to be in the middle of a line", LIMIT, || {
+        let waits = |host: &hosts::Host| host.run("test -p /tmp/wait").status.success();
+        hosts.iter().all(waits)
+    });
+    for host in &hosts {
+        host.run_ok("(echo go >/tmp/wait) &");
+    }
+    let (output, memory) = read_to_end(&child, &mut reader);
+    assert!(end_of(&mut child).success());
+    assert_eq!(stderr_of(&mut child), "");
+    let said = by_host(&output);
+    assert_eq!(said.len(), COUNT);
+    let expected = "x".repeat(1_000_000) + "end\n";
+    for (name, lines) in said {
+        assert!(lines == expected.as_bytes(), "{name}");
+    }
+    assert!((1..memory_limit(COUNT)).contains(&memory), "{memory} KiB");
+}
+
+#[test]
+fn no_more_hosts_than_asked_for_are_connected_at_once() {
+    let hosts = Hosts::start(5);
+    for host in &hosts {
+        host.freeze_listener();
+    }
+    let words = ["-d", "3", "-c", "30s", "-C", "hostname"];
+    let running = orgalorg(&hosts, on(&hosts, 5, &words)).spawn();
+    let slow = || {
+        running
+            .stderr()
+            .matches("still connecting to address after 2s")
+            .count()
+    };
+    wait_until("the first ones to be slow", LIMIT, || slow() == 3);
+    let connections = fs::read_to_string(format!("/proc/{}/net/tcp", running.child.id()));
+    let connections = connections.expect("orgalorg runs");
+    // Remote port 22, state SYN_SENT or ESTABLISHED.
+    let connections = connections.lines().filter(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(":0016") && ["01", "02"].contains(&fields[3])
+    });
+    assert_eq!(connections.count(), 3);
+    assert_eq!(slow(), 3);
+    for host in &hosts {
+        host.thaw();
+    }
+    let finished = running.finish().code(0);
+    let expected = [
+        "web1 web1",
+        "web2 web2",
+        "web3 web3",
+        "web4 web4",
+        "web5 web5",
+    ];
+    assert_eq!(finished.sorted(), expected);
+}
+
+#[test]
+fn hosts_that_start_one_by_one_run_all_at_once() {
+    let hosts = Hosts::start(3);
+    let script = "mkfifo /tmp/wait; echo ready; read go </tmp/wait; echo $go";
+    let running = orgalorg(&hosts, on(&hosts, 3, &["-d", "1", "-C", script])).spawn();
+    wait_until("all three to run", LIMIT, || {
+        running.stdout() == "web1 ready\nweb2 ready\nweb3 ready\n"
+    });
+    for name in ["web3", "web1", "web2"] {
+        hosts.host(name).run_ok("echo gone >/tmp/wait");
+        wait_until("the next one to end", LIMIT, || {
+            running.stdout().ends_with(&format!("{name} gone\n"))
+        });
+    }
+    running.finish().ok();
 }
