@@ -207,7 +207,8 @@ while IFS= read -r order; do
         BEAT*)
             unleash_dog
             learn
-            if [ "$locked" ] && ! [ "$path" -ef /proc/self/fd/9 ]; then
+            if [ "$locked" ] && [ -e /proc/self/fd/9 ] &&
+                ! [ "$path" -ef /proc/self/fd/9 ]; then
                 say "REPLACED"
                 locked=
             fi
