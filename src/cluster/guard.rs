@@ -194,12 +194,7 @@ impl Guard {
                 notice.push(Notice::Lost(what.into()));
             }
             Answer::Ended(survivors) => notice.push(Notice::CommandsEnded(survivors)),
-            Answer::Held { identity, holder } => {
-                notice.push(Notice::Refused(LockRefusal::Held { identity, holder }));
-            }
-            Answer::NoFlock => notice.push(Notice::Refused(LockRefusal::NoFlock)),
-            Answer::NoTarget => notice.push(Notice::Refused(LockRefusal::NoTarget)),
-            Answer::Unreadable => notice.push(Notice::Refused(LockRefusal::Unreadable)),
+            Answer::Refused(refusal) => notice.push(Notice::Refused(refusal)),
             // That it came counts as life already.
             Answer::Beat(_) => {}
             Answer::Noise(text) => self.noise = text,

@@ -17,7 +17,7 @@ use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream};
 use crate::output::credit::Credit;
 use crate::remote::guard;
 use crate::remote::sudo::Gate;
-use crate::ssh::process::{Exit, Process, Request, Step};
+use crate::ssh::process::{Exit, Process, Request, Step, TerminalSize};
 use crate::ssh::session::{Session, SessionError};
 
 /// How long the commands get to end after they were told to: the guard takes
@@ -180,9 +180,20 @@ impl<'a> Serving<'a> {
         }
     }
 
-    /// A process for whatever is started now.
-    fn take_spare(&mut self) -> Process {
-        std::mem::take(&mut self.spare)
+    /// A process with this to start, on the channel that is there already.
+    fn launch(
+        &mut self,
+        as_user: &str,
+        as_root: &str,
+        terminal: Option<(String, TerminalSize)>,
+    ) -> Process {
+        let command = if self.is_root() { as_root } else { as_user };
+        let mut process = std::mem::take(&mut self.spare);
+        process.start(Request {
+            command: command.to_owned(),
+            terminal,
+        });
+        process
     }
 
     fn is_root(&self) -> bool {
@@ -196,23 +207,14 @@ impl<'a> Serving<'a> {
     }
 
     fn start_guard(&mut self, job: &GuardJob) -> Guard {
-        let mut process = self.take_spare();
-        let command = if self.is_root() {
-            &job.as_root
-        } else {
-            &job.command
-        };
-        process.start(Request {
-            command: command.clone(),
-            terminal: None,
-        });
+        let process = self.launch(&job.command, &job.as_root, None);
         let door = self.door(job.sudo.as_ref(), Stream::Stderr);
         let now = Instant::now();
         Guard::new(process, door, job.period, now, now + self.patience)
     }
 
     fn start_command(&mut self, job: Arc<Job>) -> Running {
-        let mut process = self.take_spare();
+        let process = self.launch(&job.command, &job.as_root, job.terminal.clone());
         let node = self.node;
         let input = job
             .input
@@ -227,15 +229,6 @@ impl<'a> Serving<'a> {
         if let Some(door) = self.door(job.sudo.as_ref(), stream) {
             ports = ports.behind(door);
         }
-        let command = if self.is_root() {
-            &job.as_root
-        } else {
-            &job.command
-        };
-        process.start(Request {
-            command: command.clone(),
-            terminal: job.terminal.clone(),
-        });
         Running {
             job,
             process,

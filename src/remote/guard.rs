@@ -15,7 +15,7 @@ use std::fmt;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::event::Identity;
+use crate::event::{Identity, LockRefusal};
 use crate::remote::command_line::quote;
 use crate::remote::sudo::Nonces;
 
@@ -139,19 +139,8 @@ impl fmt::Display for Order {
 pub enum Answer {
     /// It has the lock on this thing.
     Locked(Identity),
-    /// Somebody else has it: on what, and who, as far as can be told.
-    Held {
-        /// What is locked.
-        identity: Identity,
-        /// Who holds it; may be empty.
-        holder: String,
-    },
-    /// There is no flock(1).
-    NoFlock,
-    /// There is nothing that can be locked under this path.
-    NoTarget,
-    /// It may not be opened.
-    Unreadable,
+    /// There is no lock.
+    Refused(LockRefusal),
     /// Waiting for orders.
     Ready,
     /// The answer to a heartbeat.
@@ -174,14 +163,14 @@ impl Answer {
             "LOCKED" => Self::Locked(Identity(rest.to_owned())),
             "HELD" => {
                 let (identity, holder) = rest.split_once(' ').unwrap_or((rest, ""));
-                Self::Held {
+                Self::Refused(LockRefusal::Held {
                     identity: Identity(identity.to_owned()),
                     holder: holder.to_owned(),
-                }
+                })
             }
-            "NOFLOCK" => Self::NoFlock,
-            "NOTARGET" => Self::NoTarget,
-            "UNREADABLE" => Self::Unreadable,
+            "NOFLOCK" => Self::Refused(LockRefusal::NoFlock),
+            "NOTARGET" => Self::Refused(LockRefusal::NoTarget),
+            "UNREADABLE" => Self::Refused(LockRefusal::Unreadable),
             "READY" => Self::Ready,
             "REPLACED" => Self::Replaced,
             "ENDED" => Self::Ended(rest.to_owned()),
@@ -285,7 +274,7 @@ mod tests {
                 panic!("{shell:?}")
             };
             let mut second = Running::start(shell, "lock", "nothing", "30", odd.as_os_str());
-            let Answer::Held { identity, holder } = second.answer() else {
+            let Answer::Refused(LockRefusal::Held { identity, holder }) = second.answer() else {
                 panic!("{shell:?}")
             };
             assert!(identity.is_same(&locked));
@@ -302,7 +291,7 @@ mod tests {
         for shell in SHELLS {
             let missing = directory.path().join(format!("{}-file", shell[0]));
             let mut guard = Running::start(shell, "lock", "nothing", "30", missing.as_os_str());
-            assert_eq!(guard.answer(), Answer::NoTarget);
+            assert_eq!(guard.answer(), Answer::Refused(LockRefusal::NoTarget));
             assert!(!missing.exists());
             let mut guard = Running::start(shell, "lock", "file", "30", missing.as_os_str());
             assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
@@ -322,7 +311,11 @@ mod tests {
         assert!(made.success());
         for shell in SHELLS {
             let mut guard = Running::start(shell, "lock", "file", "30", fifo.as_os_str());
-            assert_eq!(guard.answer(), Answer::NoTarget, "{shell:?}");
+            assert_eq!(
+                guard.answer(),
+                Answer::Refused(LockRefusal::NoTarget),
+                "{shell:?}"
+            );
         }
     }
 
