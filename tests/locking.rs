@@ -429,6 +429,25 @@ fn ctrl_c_on_a_terminal_leaves_it_in_order_and_nothing_on_the_hosts() {
     }
 }
 
+#[test]
+fn ctrl_c_on_a_terminal_ends_a_run_that_still_connects() {
+    let hosts = Hosts::start(2);
+    hosts[1].freeze();
+    let terminal = orgalorg(&hosts, all(&hosts, &["-c", "60s", "-C", "true"]));
+    let mut terminal = terminal.on_terminal(|_| ());
+    terminal.expect("still connecting to address after 2s: [root@web2:22]");
+    terminal.type_in("\x03");
+    let (status, screen) = terminal.finish();
+    use std::os::unix::process::ExitStatusExt;
+    assert_eq!(status.signal(), Some(SIGINT), "{screen}");
+    assert!(
+        screen.contains("not finished (2 nodes): web1, web2"),
+        "{screen}"
+    );
+    assert_free(&hosts[0]);
+    wait_until_empty(&hosts[0], ENDING);
+}
+
 // ---- -L
 
 #[test]
@@ -601,6 +620,28 @@ fn a_frozen_host_and_a_cut_wire_are_lost_and_the_others_go_on() {
         wait_until_empty(host, AFTER_LEASE);
         assert_free(host);
     }
+}
+
+#[test]
+fn a_lost_host_in_a_long_run_leaves_the_other_fifteen_alone() {
+    let hosts = Hosts::start(16);
+    let command = "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo ran";
+    let run = orgalorg(&hosts, all(&hosts, &["-j", "2000", "-C", command])).spawn();
+    wait_for_lines(&run, 16);
+    // Without a word, as when the power fails.
+    hosts[6].kill();
+    wait_until("the loss to be noticed", support::LIMIT, || {
+        run.stderr().contains("heartbeat failed")
+    });
+    for host in hosts.iter().filter(|host| host.name() != "web7") {
+        host.write_file("/tmp/go", "", 0o644);
+    }
+    let finished = run
+        .finish()
+        .code(3)
+        .says("commands are failed on 1 out of 16 nodes");
+    assert_eq!(finished.stdout().matches(" ran\n").count(), 15);
+    assert!(!finished.stdout().contains("web7 ran"));
 }
 
 #[test]
