@@ -189,6 +189,11 @@ fn lock_wait_gives_up_in_time_and_frees_what_it_had() {
     assert!(!waiting.stderr().contains("[root@web1:22]"));
     assert!(waiting.elapsed >= Duration::from_secs(1));
     assert_free(&hosts[0]);
+    // Where locks are optional it goes on then.
+    let waiting = all(&hosts, &["-t", "--lock-wait", "1s", "-C", "hostname"]);
+    let waiting = orgalorg(&hosts, waiting).run().code(0);
+    assert_eq!(waiting.sorted(), ["web1 web1", "web2 web2"]);
+    assert!(waiting.elapsed >= Duration::from_secs(1));
     // Interrupted while it waits.
     let waiting = all(&hosts, &["--lock-wait", "50s", "-C", "true"]);
     let waiting = orgalorg(&hosts, waiting).spawn();

@@ -168,7 +168,7 @@ pub(super) struct Args {
     pub(super) no_lock: bool,
 
     /// A lock that cannot be had, or is lost, is only a warning
-    #[arg(short = 't', long, help_heading = "Lock", conflicts_with = "lock_wait")]
+    #[arg(short = 't', long, help_heading = "Lock")]
     pub(super) no_lock_fail: bool,
 
     /// Lock this file or directory on the hosts (default: -r, else /)

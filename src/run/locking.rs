@@ -29,10 +29,6 @@ impl Run {
             if refused.is_empty() {
                 return Ok(());
             }
-            if config.lock.is_optional {
-                self.warn_about(&refused);
-                return self.guard(refused, &config.guard.plain, config);
-            }
             let is_held = |refusal: &LockRefusal| matches!(refusal, LockRefusal::Held { .. });
             let may_change = self
                 .refusals(&refused)
@@ -40,7 +36,11 @@ impl Run {
                 .all(|(_, refusal)| is_held(refusal));
             let left = config.lock.wait.saturating_sub(begun.elapsed());
             if !may_change || left.is_zero() {
-                return Err(self.refuse(&refused));
+                if !config.lock.is_optional {
+                    return Err(self.refuse(&refused));
+                }
+                self.warn_about(&refused);
+                return self.guard(refused, &config.guard.plain, config);
             }
             if pause == PAUSES.0 {
                 self.log(
