@@ -32,7 +32,8 @@ pub struct Options {
     pub quiet: bool,
     /// Each line as a debug message on stderr too (`-v`).
     pub verbose: bool,
-    /// The bytes of the one and only host as they come, at once (`--tty`).
+    /// The bytes of the one and only host as they come, at once (`--tty`, and
+    /// `-q` away from terminals).
     pub passthrough: bool,
     /// Remote bytes on a terminal unchanged (`--raw`).
     pub raw: bool,

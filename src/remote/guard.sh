@@ -76,10 +76,13 @@ find_doomed() {
     done
 }
 
-# Waits until nothing doomed is left, for about so many tenths of a second.
+# Waits until nothing doomed is left, for about so many tenths of a second, and
+# sends a signal, if one is named, again and again: while some are signalled,
+# others may start more.
 wait_for_doomed() {
     tenths=$1
     while find_doomed; [ "$doomed" ]; do
+        [ -z "$2" ] || signal_doomed "$2"
         [ "$tenths" -gt 0 ] || return 1
         if sleep 0.1 2>/dev/null; then
             tenths=$((tenths - 1))
@@ -102,9 +105,8 @@ end_commands() {
     if [ "$leaders" ]; then
         find_doomed
         signal_doomed TERM
-        if ! wait_for_doomed 30; then
-            signal_doomed KILL
-            wait_for_doomed 10
+        if ! wait_for_doomed 30 ''; then
+            wait_for_doomed 10 KILL
         fi
     fi
     say "ENDED$doomed"

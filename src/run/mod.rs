@@ -140,13 +140,20 @@ fn options(config: &Config) -> Options {
         },
     };
     let has_terminal = matches!(&config.mode, Mode::Command(command) if command.terminal);
+    let (stdout, stderr) = (
+        sink(io::stdout().is_terminal()),
+        sink(io::stderr().is_terminal()),
+    );
+    // The bare bytes of a single host: there is nothing to keep apart, and no
+    // terminal to protect.
+    let is_bare = look.quiet && (look.raw || !(stdout.is_terminal || stderr.is_terminal));
     Options {
         quiet: look.quiet,
         verbose: look.verbose > 0,
-        passthrough: has_terminal && config.targets.len() == 1,
+        passthrough: (has_terminal || is_bare) && config.targets.len() == 1,
         raw: look.raw,
-        stdout: sink(io::stdout().is_terminal()),
-        stderr: sink(io::stderr().is_terminal()),
+        stdout,
+        stderr,
     }
 }
 
