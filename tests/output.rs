@@ -790,7 +790,8 @@ fn hosts_that_start_one_by_one_run_all_at_once() {
     let script = "mkfifo /tmp/wait; echo ready; read go </tmp/wait; echo $go";
     let running = orgalorg(&hosts, on(&hosts, 3, &["-d", "1", "-C", script])).spawn();
     wait_until("all three to run", LIMIT, || {
-        running.stdout() == "web1 ready\nweb2 ready\nweb3 ready\n"
+        // Started in order; whose word arrives first is another matter.
+        running.stdout().matches(" ready\n").count() == 3
     });
     for name in ["web3", "web1", "web2"] {
         hosts.host(name).run_ok("echo gone >/tmp/wait");
