@@ -10,7 +10,8 @@
 //! - [`cli`]: what was typed → [`config`]: what was meant.
 //! - [`run`]: the phases of a run, its verdicts, and how it ends.
 //! - [`cluster`]: one thread per host, and what happens in it.
-//! - [`ssh`]: libssh2, keys, logins. [`output`]: the printer and what it prints.
+//! - [`ssh`]: libssh2, keys, logins. [`archive`]: files as one tar stream.
+//!   [`output`]: the printer and what it prints.
 //! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
 //!   hosts' shells, and from them. Both pure.
 //! - [`event`], [`error`], [`wake`]: what all of them share.
@@ -21,6 +22,7 @@
 // outside. (Tests may do both.)
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
+pub mod archive;
 pub mod cli;
 pub mod cluster;
 pub mod config;

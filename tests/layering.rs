@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LEVELS: [&[&str]; 8] = [
     &["event", "error", "wake"],
     &["hosts", "remote"],
-    &["ssh", "output"],
+    &["ssh", "archive", "output"],
     &["config"],
     &["cluster"],
     &["run"],
