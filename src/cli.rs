@@ -13,26 +13,32 @@ use std::io::{self, BufReader, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
 use rustix::io::Errno;
 
+use crate::archive::compress::Compression;
+use crate::archive::names::Naming;
+use crate::archive::sources::{Options, Sources};
 use crate::cluster::guard::LEASE_PERIODS;
 use crate::config::{
-    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Secrets,
+    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Secrets, Sync,
+    Upload,
 };
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
 use crate::output::printer::OutputError;
-use crate::remote::command_line::{CommandLine, Shell};
+use crate::remote;
+use crate::remote::command_line::{CommandLine, DEFAULT_SHELL, Directory, Shell};
 use crate::remote::guard::{Guard, LockTarget, Make};
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
 use crate::ssh::keys;
 use crate::ssh::session::Liveness;
 
-use args::{Args, HostKeys};
+use args::{Args, DEFAULT_SYNC, HostKeys, Method};
 
 /// Keys that ssh tries too, below `~/.ssh`.
 const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -129,6 +135,10 @@ impl Typed {
             Mode::List
         } else if self.args.lock {
             Mode::Lock
+        } else if self.args.upload {
+            Mode::Upload(self.upload(nonces.clone())?)
+        } else if self.args.sync {
+            Mode::Sync(self.sync(nonces.clone())?)
         } else {
             Mode::Command(self.command(nonces.clone())?)
         };
@@ -161,20 +171,19 @@ impl Typed {
 
     fn check_combinations(&self) -> Result<(), Early> {
         let args = &self.args;
-        if !args.command
-            && let Some(word) = args.words.first()
-        {
-            let advice = if args.list || args.lock {
-                "name hosts with -o"
-            } else {
-                "to run it as a command, put -C before it"
+        let takes_words = args.command || args.upload || args.sync;
+        if !takes_words && let Some(word) = args.words.first() {
+            let advice = match () {
+                () if args.lock => "-L holds locks and runs nothing",
+                () if args.list => "name hosts with -o",
+                () => "to run it as a command, put -C before it",
             };
             return Err(usage(format!(
                 "'{}' is no option; {advice}",
                 word.display()
             )));
         }
-        if !args.list && !args.lock && !args.command {
+        if !args.list && !args.lock && !takes_words {
             return Err(usage(
                 "there is nothing to do; -C runs a command, as in: orgalorg -o web1 -C uptime (see --help)",
             ));
@@ -184,16 +193,73 @@ impl Typed {
                 "-C needs a command, as in: orgalorg -o web1 -C uptime",
             ));
         }
-        if args.lock && !args.words.is_empty() {
-            return Err(usage(
-                "-L holds locks and runs nothing; leave out the command, or -L",
-            ));
-        }
+        self.check_files()?;
+        self.check_belongings()?;
         let reads_stdin = args.stdin.as_deref().is_some_and(is_stdin);
         if args.read_stdin && reads_stdin {
             return Err(usage(
                 "-s reads the hosts from stdin, so -i cannot read it too; put the hosts into a file: -o ./hosts",
             ));
+        }
+        Ok(())
+    }
+
+    /// Files, and where they go.
+    fn check_files(&self) -> Result<(), Early> {
+        let args = &self.args;
+        if args.upload && args.words.is_empty() {
+            return Err(usage(
+                "-U needs files, as in: orgalorg -o web1 -r / -U /etc/motd",
+            ));
+        }
+        if args.upload && args.root.is_none() {
+            return Err(usage(
+                "-U needs a directory to upload to, as in: -r / (-S uploads to one of its own)",
+            ));
+        }
+        if args.sync && args.words.is_empty() && !args.no_upload {
+            return Err(usage("-S needs files, or --no-upload"));
+        }
+        if let Some(word) = args.words.first().filter(|_| args.sync && args.no_upload) {
+            return Err(usage(format!(
+                "'{}' is not uploaded with --no-upload; leave out one of them",
+                word.display()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Options that say something about what is not done.
+    fn check_belongings(&self) -> Result<(), Early> {
+        let args = &self.args;
+        let runs = args.command || args.sync;
+        let runs_plainly = args.command || (args.sync && args.simple);
+        let uploads = args.upload || (args.sync && !args.no_upload);
+        let (files, tools) = ("-U, or -S with files", "-S");
+        for (is_given, option, has_use, belongs_to) in [
+            (
+                args.stdin.is_some(),
+                "-i",
+                runs_plainly,
+                "-C, or -S with -m",
+            ),
+            (args.tty, "--tty", runs_plainly, "-C, or -S with -m"),
+            (args.timeout.is_some(), "--timeout", runs, "-C or -S"),
+            (args.fail_fast, "--fail-fast", runs, "-C or -S"),
+            (args.shell != DEFAULT_SHELL, "--shell", runs, "-C or -S"),
+            (args.relative, "-e", uploads, files),
+            (args.dereference, "--dereference", uploads, files),
+            (args.no_preserve_uid, "--no-preserve-uid", uploads, files),
+            (args.no_preserve_gid, "--no-preserve-gid", uploads, files),
+            (args.compress.is_some(), "--compress", uploads, files),
+            (args.sync_cmd != DEFAULT_SYNC, "-n", args.sync, tools),
+            (!args.sync_args.is_empty(), "-g", args.sync, tools),
+            (args.simple, "-m", args.sync, tools),
+            (args.no_upload, "--no-upload", args.sync, tools),
+        ] {
+            if is_given && !has_use && !args.list {
+                return Err(usage(format!("{option} goes with {belongs_to} only")));
+            }
         }
         Ok(())
     }
@@ -243,17 +309,52 @@ impl Typed {
     }
 
     fn command(&self, nonces: Option<Nonces>) -> Result<Command, Early> {
+        let program = self.args.words.join(OsStr::new(" ")).into_vec();
+        self.runs(&program, None, self.root_or(Directory::Home)?, nonces)
+    }
+
+    fn sync(&self, nonces: Option<Nonces>) -> Result<Sync, Early> {
         let args = &self.args;
-        let program = args.words.join(OsStr::new(" ")).into_vec();
-        let shell = Shell::new(&args.shell)?;
-        let directory = args.root.as_deref().map(OsStrExt::as_bytes);
-        if directory.is_some_and(<[u8]>::is_empty) {
-            return Err(usage("-r needs a directory"));
+        let upload = (!args.no_upload)
+            .then(|| self.upload(nonces.clone()))
+            .transpose()?;
+        let run_directory = upload
+            .as_ref()
+            .and_then(|upload| upload.run_directory.clone());
+        let directory = match &run_directory {
+            Some(id) => Directory::Run(id),
+            None => self.root_or(Directory::Home)?,
+        };
+        let words = args.sync_args.iter();
+        let words: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
+        let program = args.sync_cmd.as_bytes();
+        let tool = self.runs(program, Some(&words), directory, nonces)?;
+        Ok(Sync { upload, tool })
+    }
+
+    fn root_or<'a>(&'a self, otherwise: Directory<'a>) -> Result<Directory<'a>, Early> {
+        match self.args.root.as_deref().map(OsStrExt::as_bytes) {
+            None => Ok(otherwise),
+            Some(b"") => Err(usage("-r needs a directory")),
+            Some(path) => Ok(Directory::Path(path)),
         }
+    }
+
+    /// A command or sync tool.
+    fn runs(
+        &self,
+        program: &[u8],
+        arguments: Option<&[Vec<u8>]>,
+        directory: Directory<'_>,
+        nonces: Option<Nonces>,
+    ) -> Result<Command, Early> {
+        let args = &self.args;
+        let shell = Shell::new(&args.shell)?;
         let line = |sudo| {
             CommandLine {
-                program: &program,
+                program,
                 shell: &shell,
+                arguments,
                 directory,
                 sudo,
             }
@@ -275,6 +376,49 @@ impl Typed {
         })
     }
 
+    /// The files, all of which are looked at now.
+    fn upload(&self, nonces: Option<Nonces>) -> Result<Upload, Early> {
+        let args = &self.args;
+        let paths: Vec<PathBuf> = args.words.iter().map(PathBuf::from).collect();
+        let options = Options {
+            naming: if args.relative {
+                Naming::Relative
+            } else {
+                Naming::Absolute
+            },
+            dereference: args.dereference,
+            keep_uid: !args.no_preserve_uid,
+            keep_gid: !args.no_preserve_gid,
+        };
+        let compression = args.compress.map(|method| match method {
+            Method::Gzip => Compression::Gzip,
+            Method::Zstd => Compression::Zstd,
+        });
+        let id: Option<Arc<str>> = args.root.is_none().then(run_directory_id);
+        let directory = match &id {
+            Some(id) => Directory::Run(id),
+            None => self.root_or(Directory::Home)?,
+        };
+        let line = |sudo| {
+            remote::upload::Upload {
+                directory,
+                unpacker: compression.map(Compression::program),
+                sudo,
+            }
+            .command()
+        };
+        Ok(Upload {
+            sources: Sources::check(&paths, options)?,
+            compression,
+            lines: Lines {
+                as_user: line(nonces.as_ref()),
+                as_root: line(None),
+            },
+            nonces,
+            run_directory: id,
+        })
+    }
+
     fn guard(&self, nonces: Option<Nonces>) -> GuardLines {
         let args = &self.args;
         let root = args.root.as_deref().map(OsStrExt::as_bytes);
@@ -285,7 +429,11 @@ impl Typed {
             },
             None => LockTarget {
                 path: root.unwrap_or(b"/").to_vec(),
-                make: Make::Nothing,
+                make: if args.upload || (args.sync && !args.no_upload) {
+                    Make::Directory
+                } else {
+                    Make::Nothing
+                },
             },
         };
         let period = LONGEST_PERIOD.min(args.send_timeout * 4 / 5);
@@ -408,6 +556,12 @@ fn holder() -> String {
     let host = host.nodename().to_string_lossy().into_owned();
     let time = jiff::ZonedDateTime::now().strftime("%F %T %:z");
     format!("{user}@{host} since {time}")
+}
+
+/// A run directory's name: when the run began, in local time.
+fn run_directory_id() -> Arc<str> {
+    let now = jiff::ZonedDateTime::now();
+    now.strftime("%Y%m%d%H%M%S.%6f").to_string().into()
 }
 
 fn check_user(user: &str) -> Result<String, Early> {

@@ -3,8 +3,11 @@
 
 use std::fs::File;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::archive::compress::Compression;
+use crate::archive::sources::Sources;
 use crate::hosts::Target;
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
@@ -43,6 +46,10 @@ pub enum Mode {
     List,
     /// Run a command (`-C`).
     Command(Command),
+    /// Upload files (`-U`).
+    Upload(Upload),
+    /// Upload files, and run the sync tool (`-S`).
+    Sync(Sync),
     /// Hold the lock (`-L`).
     Lock,
 }
@@ -83,7 +90,31 @@ pub struct Lines {
     pub as_root: String,
 }
 
-/// What `-C` runs.
+/// Files for all hosts.
+#[derive(Debug)]
+pub struct Upload {
+    /// What is uploaded.
+    pub sources: Sources,
+    /// How it is compressed, if it is.
+    pub compression: Option<Compression>,
+    /// What takes it on the hosts.
+    pub lines: Lines,
+    /// The words that tell sudo's output from tar's (`-x`).
+    pub nonces: Option<Nonces>,
+    /// The id of the run directory, where it goes to one.
+    pub run_directory: Option<Arc<str>>,
+}
+
+/// What `-S` does.
+#[derive(Debug)]
+pub struct Sync {
+    /// What is uploaded first (not with `--no-upload`).
+    pub upload: Option<Upload>,
+    /// The sync tool.
+    pub tool: Command,
+}
+
+/// What `-C` runs, or a sync tool.
 #[derive(Debug)]
 pub struct Command {
     /// The string for the login shell.

@@ -138,7 +138,9 @@ impl ExitStatus {
             .into_iter()
             .map(|status| match status {
                 Status::Ok | Status::Cancelled => Self::Success,
-                Status::Exit(_) | Status::Signal(_) | Status::Timeout => Self::Failed,
+                Status::Exit(_) | Status::Signal(_) | Status::Timeout | Status::Upload => {
+                    Self::Failed
+                }
                 Status::Connection
                 | Status::Refused
                 | Status::Unreachable

@@ -90,6 +90,8 @@ pub enum Status {
     Lock,
     /// The lock was lost while the run went on.
     LockLost,
+    /// The host did not take all of the upload.
+    Upload,
     /// The run stopped before this host had finished, or before it started.
     Cancelled,
 }
@@ -183,10 +185,18 @@ pub enum NodeEvent {
     Refused(LockRefusal),
     /// The guard has gone, as it was told; the node is still there.
     Unlocked,
+    /// The run directory is there.
+    RunDirectory,
+    /// What takes the upload on the host waits for it.
+    Awaiting,
+    /// The host has taken all of the upload.
+    Uploaded,
     /// The remote command has been started.
     Started,
     /// The remote command has ended; the guard is still there.
     Finished(Outcome),
+    /// Where something is left in the run directory, if anything is.
+    Left(Option<String>),
     /// The lock is not (certainly) ours any more, for this reason.
     LockLost(Tree),
     /// What the commands are to read cannot be read (a local problem, not the

@@ -53,6 +53,15 @@ impl<W: Write> Encoder<W> {
         })
     }
 
+    /// What it is written to.
+    pub fn get_mut(&mut self) -> &mut W {
+        match self {
+            Self::Plain(out) => out,
+            Self::Gzip(encoder) => encoder.get_mut(),
+            Self::Zstd(encoder) => encoder.get_mut(),
+        }
+    }
+
     /// Writes what is left, and gives back what it was written to.
     ///
     /// # Errors

@@ -39,16 +39,16 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-/// Writes everything as one archive, and returns what it was written to.
+/// Writes everything as one archive.
 ///
 /// # Errors
 /// A file cannot be read (any more), or the archive is not taken. What has been
 /// written until then is no whole archive.
-pub fn write<W: Write>(
+pub fn write(
     sources: &Sources,
-    out: W,
+    out: &mut dyn Write,
     listener: &mut dyn Listener,
-) -> Result<(W, Sent), ArchiveError> {
+) -> Result<Sent, ArchiveError> {
     let mut writer = Writer {
         builder: Builder::new(out),
         options: sources.options,
@@ -65,22 +65,19 @@ pub fn write<W: Write>(
             drop,
         )?;
     }
-    let out = writer
-        .builder
-        .into_inner()
-        .map_err(ArchiveError::NotTaken)?;
-    Ok((out, writer.sent))
+    writer.builder.finish().map_err(ArchiveError::NotTaken)?;
+    Ok(writer.sent)
 }
 
-struct Writer<W: Write> {
-    builder: Builder<W>,
+struct Writer<'a> {
+    builder: Builder<&'a mut dyn Write>,
     options: Options,
     /// Names of files that may come again under another name.
     links: HashMap<(u64, u64), PathBuf>,
     sent: Sent,
 }
 
-impl<W: Write> Writer<W> {
+impl Writer<'_> {
     fn add(&mut self, entry: &Entry, listener: &mut dyn Listener) -> Result<(), ArchiveError> {
         let kind = entry.metadata.file_type();
         if !kind.is_dir() {

@@ -21,7 +21,7 @@ use crate::remote::command_line::DEFAULT_SHELL;
     version,
     disable_help_flag = true,
     disable_version_flag = true,
-    override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       orgalorg [options] (-o <host>... | -s) -L",
+    override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       orgalorg [options] (-o <host>... | -s) -U -r <dir> <files>...\n       orgalorg [options] (-o <host>... | -s) -S [<files>... | --no-upload]\n       orgalorg [options] (-o <host>... | -s) -L",
     after_help = AFTER_HELP,
     after_long_help = AFTER_LONG_HELP,
     next_line_help = false,
@@ -35,6 +35,19 @@ pub(super) struct Args {
     /// after it belongs to the command.
     #[arg(short = 'C', long, help_heading = "Mode")]
     pub(super) command: bool,
+
+    /// Upload files to all hosts and exit
+    ///
+    /// They go below -r, under their absolute paths; -e makes these relative.
+    #[arg(short = 'U', long, help_heading = "Mode", conflicts_with_all = ["command", "lock"])]
+    pub(super) upload: bool,
+
+    /// Upload files, then run the sync tool
+    ///
+    /// The files go to a new directory on each host, or to -r, and the tool runs
+    /// there.
+    #[arg(short = 'S', long, help_heading = "Mode", conflicts_with_all = ["command", "lock", "upload"])]
+    pub(super) sync: bool,
 
     /// Hold the cluster lock until interrupted
     #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["no_lock", "no_lock_fail", "stdin", "tty", "timeout"])]
@@ -125,6 +138,8 @@ pub(super) struct Args {
     pub(super) ask_sudo_password: bool,
 
     /// Run the command in this directory
+    ///
+    /// Files are uploaded there too; it is made if it is missing then.
     #[arg(short = 'r', long, value_name = "DIR", help_heading = "Command")]
     pub(super) root: Option<OsString>,
 
@@ -159,6 +174,68 @@ pub(super) struct Args {
     /// End the run at the first host that fails
     #[arg(long, help_heading = "Command")]
     pub(super) fail_fast: bool,
+
+    /// Upload under relative paths, as they are given
+    #[arg(short = 'e', long, help_heading = "Upload")]
+    pub(super) relative: bool,
+
+    /// Uploaded files belong to who extracts them
+    #[arg(long, help_heading = "Upload")]
+    pub(super) no_preserve_uid: bool,
+
+    /// Uploaded files belong to the group of who extracts them
+    #[arg(long, alias = "no-preseve-gid", help_heading = "Upload")]
+    pub(super) no_preserve_gid: bool,
+
+    /// Upload what symbolic links point to
+    ///
+    /// By default that is done only for those that are named on the command
+    /// line.
+    #[arg(long, help_heading = "Upload")]
+    pub(super) dereference: bool,
+
+    /// Compress the upload, once for all hosts
+    ///
+    /// gzip if no method is named. The hosts need the program of that name.
+    #[arg(
+        long,
+        value_name = "METHOD",
+        help_heading = "Upload",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "gzip"
+    )]
+    pub(super) compress: Option<Method>,
+
+    /// The sync tool, a shell command
+    ///
+    /// It finds what -g names as "$@".
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "COMMAND",
+        help_heading = "Sync",
+        default_value = DEFAULT_SYNC
+    )]
+    pub(super) sync_cmd: OsString,
+
+    /// An argument for the sync tool; repeatable
+    #[arg(
+        short = 'g',
+        long = "arg",
+        value_name = "ARG",
+        help_heading = "Sync",
+        allow_hyphen_values = true
+    )]
+    pub(super) sync_args: Vec<OsString>,
+
+    /// The sync tool is a plain command, without a protocol
+    #[arg(short = 'm', long, help_heading = "Sync")]
+    pub(super) simple: bool,
+
+    /// Run the sync tool without uploading anything
+    #[arg(long, help_heading = "Sync")]
+    pub(super) no_upload: bool,
 
     /// Do not lock
     ///
@@ -264,7 +341,7 @@ pub(super) struct Args {
     #[arg(short = 'V', long, action = ArgAction::Version, help_heading = "Information")]
     version: Option<bool>,
 
-    /// The command, with its own options
+    /// The command with its own options, or files
     #[arg(value_name = "COMMAND", trailing_var_arg = true, hide = true)]
     pub(super) words: Vec<OsString>,
 }
@@ -273,13 +350,17 @@ const AFTER_HELP: &str = "\
 Examples:
   orgalorg -o web[1-3] -C uptime
   orgalorg -o ./hosts -u ops -x -C 'systemctl restart nginx && systemctl is-active nginx'
-  orgalorg -o db7 -i script.sh -C bash";
+  orgalorg -o db7 -i script.sh -C bash
+  orgalorg -o web[1-3] -x -r / -U /etc/motd
+  orgalorg -o web[1-3] -x -m -n 'cp -a etc / && systemctl reload nginx' -S /etc/nginx";
 
 const AFTER_LONG_HELP: &str = "\
 Examples:
   orgalorg -o web[1-3] -C uptime
   orgalorg -o ./hosts -u ops -x -C 'systemctl restart nginx && systemctl is-active nginx'
   orgalorg -o db7 -i script.sh -C bash
+  orgalorg -o web[1-3] -x -r / -U /etc/motd
+  orgalorg -o web[1-3] -x -m -n 'cp -a etc / && systemctl reload nginx' -S /etc/nginx
 
 Exit status:
   0    all hosts are ok (those that -w left out aside)
@@ -303,6 +384,18 @@ pub(super) enum HostKeys {
     AcceptNew,
     /// Check nothing (dangerous)
     Off,
+}
+
+/// What `-S` runs if nothing else is said.
+pub(super) const DEFAULT_SYNC: &str = "/usr/lib/orgalorg/sync \"${@}\"";
+
+/// `--compress`
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum Method {
+    /// Every host has it
+    Gzip,
+    /// Faster, and smaller
+    Zstd,
 }
 
 /// `--color`

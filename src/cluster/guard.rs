@@ -32,6 +32,10 @@ pub(super) enum Notice {
     Lost(Tree),
     /// The commands have been ended, but for these processes.
     CommandsEnded(String),
+    /// The run directory is there, or why not.
+    RunDirectory(Result<String, String>),
+    /// Where something is left of it, if anything is.
+    Left(Option<String>),
     /// It has gone, as it was told.
     Gone,
 }
@@ -194,6 +198,10 @@ impl Guard {
                 notice.push(Notice::Lost(what.into()));
             }
             Answer::Ended(survivors) => notice.push(Notice::CommandsEnded(survivors)),
+            Answer::RunDirectory(path) => notice.push(Notice::RunDirectory(Ok(path))),
+            Answer::NoRunDirectory(reason) => notice.push(Notice::RunDirectory(Err(reason))),
+            Answer::Left(path) => notice.push(Notice::Left(Some(path))),
+            Answer::NothingLeft => notice.push(Notice::Left(None)),
             Answer::Refused(refusal) => notice.push(Notice::Refused(refusal)),
             // That it came counts as life already.
             Answer::Beat(_) => {}

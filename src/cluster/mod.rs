@@ -3,8 +3,8 @@
 //!
 //! [`node`] is what such a thread does until it is logged in, and [`serving`] what
 //! it does then: it keeps a [`guard`] on the host, and runs a command whose
-//! [`ports`] lead to the printer and to [`input`]. [`fan_out`] says who may start
-//! when. `run` gives the orders and judges the events.
+//! [`ports`] lead to the printer and to [`input`], or to the [`stream`] of an
+//! upload. [`fan_out`] says who may start when. `run` gives the orders and judges the events.
 
 pub mod fan_out;
 pub mod guard;
@@ -12,6 +12,7 @@ pub mod input;
 pub mod node;
 pub mod ports;
 mod serving;
+pub mod stream;
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -141,6 +142,13 @@ impl Cluster {
         if let Some(handle) = &self.handles[id.0] {
             handle.plug.pull();
         }
+    }
+
+    /// What wakes a node, if it has been started.
+    #[must_use]
+    pub fn waker(&self, id: NodeId) -> Option<Waker> {
+        let handle = self.handles[id.0].as_ref();
+        handle.map(|handle| handle.waker.clone())
     }
 
     /// The wakers of all nodes that have been started.

@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::cluster::input::Input;
 use crate::cluster::serving::Serving;
+use crate::cluster::stream::Chunk;
 use crate::error::Tree;
 use crate::event::{HostKey, Level, Log, NodeEvent, NodeId, Outcome, Status};
 use crate::hosts::Target;
@@ -46,8 +47,14 @@ pub enum Order {
     Guard(Arc<GuardJob>),
     /// Let the guard go, and wait.
     Unlock,
+    /// Have the guard make the run directory of this id.
+    MakeRunDirectory(Arc<str>),
+    /// Start what takes an upload, and give it this.
+    Upload(Arc<Job>, Receiver<Chunk>),
     /// Run this command.
     Run(Arc<Job>),
+    /// Have the guard say whether anything is left in the run directory.
+    LookIntoRunDirectory,
     /// All is over.
     Release,
 }
@@ -80,6 +87,8 @@ pub struct Job {
     pub input: Option<Arc<Input>>,
     /// How long it may take.
     pub timeout: Option<Duration>,
+    /// What happens to the run directory, if there is one, is up to the command.
+    pub keeps_run_directory: bool,
     /// Ends what the command has left, if there is no guard any more.
     pub sweep: Arc<GuardJob>,
 }

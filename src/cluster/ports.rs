@@ -1,16 +1,18 @@
 //! What a command on a host is connected to: its output to the printer, its
-//! input to `-i`, and sudo's questions to the password.
+//! input to `-i` or to an upload, and sudo's questions to the password.
 
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 use crate::cluster::input::Reader;
+use crate::cluster::stream::Tap;
 use crate::error::Tree;
 use crate::event::{NodeId, Stream};
 use crate::output::credit::Credit;
 use crate::output::{Display, Message};
 use crate::remote::sudo::{Gate, SudoEvent};
+use crate::remote::upload;
 use crate::ssh::auth::Secret;
 use crate::ssh::process::{Ports, Supply};
 
@@ -22,10 +24,97 @@ pub(super) struct CommandPorts {
     node: NodeId,
     display: Display,
     credit: Arc<Credit>,
-    input: Option<Reader>,
+    source: Source,
+    /// What it says is not output, but tar's words.
+    tar: Option<TarTalk>,
     sudo: Option<SudoDoor>,
     tail: Vec<u8>,
     input_error: Option<Tree>,
+}
+
+/// Where its input comes from.
+pub(super) enum Source {
+    /// From nowhere: end of file at once.
+    Nothing,
+    /// From what `-i` names.
+    File(Reader),
+    /// It is an upload.
+    Archive(Tap),
+}
+
+/// What is said where an upload is taken: a line that it may come, and then
+/// nothing but complaints.
+#[derive(Default)]
+struct TarTalk {
+    /// Unfinished lines, of both streams.
+    lines: [Vec<u8>; 2],
+    is_ready: bool,
+    /// The first complaint: the last one says only that there was one.
+    first: Vec<u8>,
+    /// Everything, up to a bound, to guess the reason from.
+    said: Vec<u8>,
+}
+
+/// So much of what tar says is looked at for the reason.
+const MOST_SAID: usize = 16 * 1024;
+
+/// No line of tar's is longer.
+const LONGEST_LINE: usize = 8 * 1024;
+
+impl TarTalk {
+    /// Takes what came on a stream, and returns the lines for the user.
+    fn hear(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
+        let mut shown = Vec::new();
+        let mut line = std::mem::take(&mut self.lines[stream as usize]);
+        for byte in bytes {
+            if *byte != b'\n' {
+                line.push(*byte);
+            }
+            if *byte == b'\n' || line.len() >= LONGEST_LINE {
+                self.line(&line, &mut shown);
+                line.clear();
+            }
+        }
+        self.lines[stream as usize] = line;
+        shown
+    }
+
+    /// Nothing more comes.
+    fn finish(&mut self) -> Vec<u8> {
+        let mut shown = Vec::new();
+        for line in std::mem::take(&mut self.lines) {
+            if !line.is_empty() {
+                self.line(&line, &mut shown);
+            }
+        }
+        shown
+    }
+
+    fn line(&mut self, line: &[u8], shown: &mut Vec<u8>) {
+        if !self.is_ready && line == upload::READY.as_bytes() {
+            self.is_ready = true;
+            return;
+        }
+        if self.first.is_empty() {
+            self.first = line.to_vec();
+        }
+        if self.said.len() < MOST_SAID {
+            self.said.extend_from_slice(line);
+            self.said.push(b'\n');
+        }
+        shown.extend_from_slice(b"{tar} ");
+        shown.extend_from_slice(line);
+        shown.push(b'\n');
+    }
+
+    /// Why it has failed, as far as it has said.
+    fn reason(&self) -> Option<Tree> {
+        let first = String::from_utf8_lossy(&self.first).into_owned();
+        match upload::likely_reason(&String::from_utf8_lossy(&self.said)) {
+            Some(reason) => Some(reason.into()),
+            None => (!first.is_empty()).then(|| first.into()),
+        }
+    }
 }
 
 /// sudo between us and what we want to run.
@@ -119,17 +208,13 @@ pub(super) fn last_line(tail: &[u8]) -> String {
 }
 
 impl CommandPorts {
-    pub(super) fn new(
-        node: NodeId,
-        display: Display,
-        credit: Arc<Credit>,
-        input: Option<Reader>,
-    ) -> Self {
+    pub(super) fn new(node: NodeId, display: Display, credit: Arc<Credit>, source: Source) -> Self {
         Self {
             node,
             display,
             credit,
-            input,
+            tar: matches!(source, Source::Archive(_)).then(TarTalk::default),
+            source,
             sudo: None,
             tail: Vec::new(),
             input_error: None,
@@ -158,13 +243,50 @@ impl CommandPorts {
         last_line(&self.tail)
     }
 
+    /// Whether the host waits for an upload.
+    pub(super) fn is_awaiting(&self) -> bool {
+        self.tar.as_ref().is_some_and(|tar| tar.is_ready)
+    }
+
+    /// Whether the host has been given all of an upload.
+    pub(super) fn has_sent_archive(&self) -> bool {
+        matches!(&self.source, Source::Archive(tap) if tap.has_ended())
+    }
+
+    /// Why the rest of an upload will never come, if that is so.
+    pub(super) fn broken_archive(&self) -> Option<&Tree> {
+        match &self.source {
+            Source::Archive(tap) => tap.broken(),
+            _ => None,
+        }
+    }
+
+    /// Why an upload has failed, as far as the host has said.
+    pub(super) fn upload_reason(&self) -> Option<Tree> {
+        self.tar.as_ref().and_then(TarTalk::reason)
+    }
+
     /// Nothing more will come.
     pub(super) fn finish(&mut self) {
         if let Some(sudo) = &mut self.sudo {
             let (stream, rest) = sudo.finish();
-            self.print(stream, rest);
+            self.pass_on(stream, rest);
+        }
+        if let Some(tar) = &mut self.tar {
+            let rest = tar.finish();
+            self.print(Stream::Stderr, rest);
         }
         self.display.send(Message::EndOfOutput { node: self.node });
+    }
+
+    fn pass_on(&mut self, stream: Stream, bytes: Vec<u8>) {
+        match &mut self.tar {
+            None => self.print(stream, bytes),
+            Some(tar) => {
+                let shown = tar.hear(stream, &bytes);
+                self.print(Stream::Stderr, shown);
+            }
+        }
     }
 
     fn print(&mut self, stream: Stream, bytes: Vec<u8>) {
@@ -193,21 +315,57 @@ impl Ports for CommandPorts {
             Some(sudo) => sudo.output(stream, bytes),
             None => bytes,
         };
-        self.print(stream, bytes);
+        self.pass_on(stream, bytes);
     }
 
     fn input(&mut self, buffer: &mut Vec<u8>) -> Supply {
         if let Some(supply) = self.sudo.as_mut().and_then(|sudo| sudo.input(buffer)) {
             return supply;
         }
-        match &mut self.input {
-            None => Supply::End,
-            Some(reader) => reader.fill(buffer).unwrap_or_else(|error| {
+        let is_awaiting = self.is_awaiting();
+        match &mut self.source {
+            Source::Nothing => Supply::End,
+            Source::Archive(tap) if is_awaiting => tap.fill(buffer),
+            Source::Archive(_) => Supply::Nothing,
+            Source::File(reader) => reader.fill(buffer).unwrap_or_else(|error| {
                 self.input_error.get_or_insert(Tree::from_error(&error));
                 buffer.clear();
                 // No end of file: the command would take what it has for all.
                 Supply::Nothing
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_tar_says_is_told_line_by_line_and_its_first_word_counts() {
+        let mut tar = TarTalk::default();
+        assert_eq!(
+            tar.hear(Stream::Stdout, b"Welcome\nORGALORG RE"),
+            b"{tar} Welcome\n"
+        );
+        assert!(!tar.is_ready);
+        assert_eq!(tar.hear(Stream::Stdout, b"ADY\n"), b"");
+        assert!(tar.is_ready);
+        let mut tar = TarTalk::default();
+        tar.hear(
+            Stream::Stderr,
+            b"tar: x: Cannot utime\ntar: Exiting with failure",
+        );
+        assert_eq!(tar.finish(), b"{tar} tar: Exiting with failure\n");
+        assert_eq!(tar.reason(), Some("tar: x: Cannot utime".into()));
+        tar.hear(Stream::Stderr, b"tar: y: No space left on device\n");
+        assert_eq!(tar.reason(), Some("no space left on the host".into()));
+    }
+
+    #[test]
+    fn an_endless_line_of_tar_s_is_cut() {
+        let mut tar = TarTalk::default();
+        let shown = tar.hear(Stream::Stdout, &vec![b'x'; 3 * LONGEST_LINE]);
+        assert_eq!(shown.iter().filter(|&&byte| byte == b'\n').count(), 3);
     }
 }

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use crate::cluster::guard::{Guard, Notice};
 use crate::cluster::input::Reader;
 use crate::cluster::node::{GuardJob, Job, Node, Order, SudoJob};
-use crate::cluster::ports::{CommandPorts, SudoDoor};
+use crate::cluster::ports::{CommandPorts, Source, SudoDoor};
+use crate::cluster::stream::Tap;
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream};
 use crate::output::credit::Credit;
@@ -81,8 +82,20 @@ struct Running {
     process: Process,
     ports: CommandPorts,
     started: Option<Instant>,
+    /// It takes an upload.
+    upload: Option<Flow>,
     /// It is being ended, for this reason, and waited for so long.
     ending: Option<(Outcome, Instant)>,
+}
+
+/// How an upload goes.
+struct Flow {
+    /// Main knows that the host waits for it.
+    is_announced: bool,
+    /// How much had been taken when it was looked at last.
+    taken: u64,
+    /// Since when nothing has been taken that was there to be taken.
+    stuck_since: Instant,
 }
 
 impl<'a> Serving<'a> {
@@ -152,11 +165,36 @@ impl<'a> Serving<'a> {
         match order {
             Order::Guard(job) => self.guard = Some(self.start_guard(&job)),
             Order::Run(job) => self.running = Some(self.start_command(job)),
+            Order::Upload(job, chunks) => {
+                self.running = Some(self.start_upload(job, Tap::new(chunks)));
+            }
+            Order::MakeRunDirectory(id) => {
+                let order = guard::Order::MakeRunDirectory(id);
+                if !self.order_guard(order) {
+                    self.fail_upload("there is nobody left on the host to make the run directory");
+                }
+            }
+            Order::LookIntoRunDirectory => {
+                if !self.order_guard(guard::Order::LookIntoRunDirectory) {
+                    self.node.tell(NodeEvent::Left(None));
+                }
+            }
             Order::Unlock => self.let_go(Goal::Wait(Instant::now() + LEAVING)),
             Order::Release => self.let_go(Goal::Leave(Instant::now() + LEAVING)),
             // Answers to a question that has been answered.
             Order::Trust | Order::Distrust(_) => {}
         }
+    }
+
+    /// Tells the guard something, if there is one that listens.
+    fn order_guard(&mut self, order: guard::Order) -> bool {
+        let guard = self.guard.as_mut().filter(|guard| guard.is_ready());
+        guard.map(|guard| guard.order(order)).is_some()
+    }
+
+    fn fail_upload(&self, reason: impl Into<Tree>) {
+        let outcome = Outcome::failed(Status::Upload, reason.into());
+        self.node.tell(NodeEvent::Finished(outcome));
     }
 
     fn let_go(&mut self, goal: Goal) {
@@ -214,14 +252,33 @@ impl<'a> Serving<'a> {
     }
 
     fn start_command(&mut self, job: Arc<Job>) -> Running {
+        if job.keeps_run_directory {
+            // Without a guard there is nobody who would remove it.
+            self.order_guard(guard::Order::KeepRunDirectory);
+        }
+        let source = match &job.input {
+            Some(input) => Source::File(Reader::new(Arc::clone(input), self.node.id)),
+            None => Source::Nothing,
+        };
+        self.start(job, source)
+    }
+
+    fn start_upload(&mut self, job: Arc<Job>, archive: Tap) -> Running {
+        Running {
+            upload: Some(Flow {
+                is_announced: false,
+                taken: 0,
+                stuck_since: Instant::now(),
+            }),
+            ..self.start(job, Source::Archive(archive))
+        }
+    }
+
+    fn start(&mut self, job: Arc<Job>, source: Source) -> Running {
         let process = self.launch(&job.command, &job.as_root, job.terminal.clone());
         let node = self.node;
-        let input = job
-            .input
-            .as_ref()
-            .map(|input| Reader::new(Arc::clone(input), node.id));
         let credit = Credit::new(node.waker.clone());
-        let mut ports = CommandPorts::new(node.id, node.display.clone(), credit, input);
+        let mut ports = CommandPorts::new(node.id, node.display.clone(), credit, source);
         let stream = match job.terminal {
             Some(_) => Stream::Stdout,
             None => Stream::Stderr,
@@ -234,6 +291,7 @@ impl<'a> Serving<'a> {
             process,
             ports,
             started: None,
+            upload: None,
             ending: None,
         }
     }
@@ -305,6 +363,14 @@ impl<'a> Serving<'a> {
                         *limit = now + LAST_OUTPUT;
                     }
                 }
+                Notice::RunDirectory(Ok(path)) => {
+                    self.log(Level::Debug, format!("run directory {path}"));
+                    self.node.tell(NodeEvent::RunDirectory);
+                }
+                Notice::RunDirectory(Err(reason)) => {
+                    self.fail_upload(Tree::new("can't make the run directory").because(reason));
+                }
+                Notice::Left(left) => self.node.tell(NodeEvent::Left(left)),
                 Notice::Gone => self.drop_guard(),
             }
         }
@@ -346,11 +412,17 @@ impl<'a> Serving<'a> {
                 guard.order(guard::Order::Started);
                 step.progress = true;
             }
-            self.node.tell(NodeEvent::Started);
+            if running.upload.is_none() {
+                self.node.tell(NodeEvent::Started);
+            }
         }
         if let Some(error) = running.ports.take_input_error() {
             self.node.tell(NodeEvent::InputFailed(error));
         }
+        if running.announces_upload() {
+            self.node.tell(NodeEvent::Awaiting);
+        }
+        let upload_problem = running.upload_problem(now, self.node.settings.liveness.send_timeout);
         let is_over = running.process.is_over();
         let exit = running.process.exit().filter(|_| is_over).cloned();
         let is_given_up = running
@@ -365,10 +437,19 @@ impl<'a> Serving<'a> {
                 (None, None) => Outcome::cancelled(),
             };
             running.ports.finish();
+            let is_upload = running.upload.is_some();
             if let Some(running) = self.running.take() {
                 self.abandoned.push(running.process);
             }
-            self.node.tell(NodeEvent::Finished(outcome));
+            self.node
+                .tell(if is_upload && outcome.status == Status::Ok {
+                    NodeEvent::Uploaded
+                } else {
+                    NodeEvent::Finished(outcome)
+                });
+        } else if let Some(reason) = upload_problem.filter(|_| running.ending.is_none()) {
+            self.end_commands(Outcome::failed(Status::Upload, reason));
+            step.progress = true;
         } else if is_too_slow && running.ending.is_none() {
             let outcome = Outcome {
                 status: Status::Timeout,
@@ -395,7 +476,9 @@ impl<'a> Serving<'a> {
         if !step.progress {
             let limits = [
                 self.guard.as_ref().and_then(Guard::due),
-                self.running.as_ref().and_then(Running::next_limit),
+                self.running.as_ref().and_then(|running| {
+                    running.next_limit(self.node.settings.liveness.send_timeout)
+                }),
                 self.goal.limit(),
             ];
             until = limits.into_iter().flatten().fold(until, Instant::min);
@@ -441,16 +524,57 @@ impl Running {
         Some(self.started? + self.job.timeout?)
     }
 
-    fn next_limit(&self) -> Option<Instant> {
+    fn next_limit(&self, send_timeout: Duration) -> Option<Instant> {
         match &self.ending {
             Some((_, limit)) => Some(*limit),
-            None => self.deadline(),
+            None => {
+                let stuck = self.upload.as_ref().filter(|_| self.is_stuck());
+                let stuck = stuck.map(|flow| flow.stuck_since + send_timeout);
+                [self.deadline(), stuck].into_iter().flatten().min()
+            }
         }
+    }
+
+    /// Whether an upload waits for the host: to get ready, or to take more.
+    fn is_stuck(&self) -> bool {
+        self.process.exit().is_none() && !(self.ports.is_awaiting() && self.process.is_flushed())
+    }
+
+    /// Whether the host has just said that an upload may come.
+    fn announces_upload(&mut self) -> bool {
+        let is_awaiting = self.ports.is_awaiting();
+        match &mut self.upload {
+            Some(flow) if is_awaiting => !std::mem::replace(&mut flow.is_announced, true),
+            _ => false,
+        }
+    }
+
+    /// Why an upload cannot go on, if that is so.
+    fn upload_problem(&mut self, now: Instant, send_timeout: Duration) -> Option<Tree> {
+        if let Some(reason) = self.ports.broken_archive() {
+            return Some(reason.clone());
+        }
+        let is_stuck = self.is_stuck();
+        let taken = self.process.taken();
+        let flow = self.upload.as_mut()?;
+        if !is_stuck || taken != flow.taken {
+            flow.taken = taken;
+            flow.stuck_since = now;
+        }
+        (now >= flow.stuck_since + send_timeout).then(|| {
+            let what = if flow.is_announced {
+                "the host has taken no data"
+            } else {
+                "the host has not got ready for it"
+            };
+            format!("{what} for {}s", send_timeout.as_secs_f64()).into()
+        })
     }
 
     fn ended(&self, exit: &Exit) -> Outcome {
         let (status, reason) = match exit {
             _ if self.ports.sudo_refusal().is_some() => (Status::Auth, self.ports.sudo_refusal()),
+            _ if self.upload.is_some() => self.upload_ended(exit),
             Exit::Status(0) => (Status::Ok, None),
             Exit::Status(127)
                 if self.job.needs_bash && is_bash_missing(&self.ports.last_words()) =>
@@ -466,6 +590,18 @@ impl Running {
             reason,
             duration: self.duration(),
         }
+    }
+
+    /// What became of an upload.
+    fn upload_ended(&self, exit: &Exit) -> (Status, Option<Tree>) {
+        let said = self.ports.upload_reason();
+        let reason = match exit {
+            Exit::Status(0) if self.ports.has_sent_archive() => return (Status::Ok, None),
+            Exit::Status(0) => said.unwrap_or_else(|| "tar ended before it had all of it".into()),
+            Exit::Status(code) => said.unwrap_or_else(|| format!("tar: code {code}").into()),
+            Exit::Signal(name) => said.unwrap_or_else(|| format!("tar: signal {name}").into()),
+        };
+        (Status::Upload, Some(reason))
     }
 }
 

@@ -19,14 +19,17 @@ pub fn of_commands(results: &[(&Target, &Outcome)]) -> Option<Tree> {
     if failed == 0 && !unfinished {
         return None;
     }
+    let is_upload = |(_, outcome): &(&Target, &Outcome)| outcome.status == Status::Upload;
+    let (one, several) = if results.iter().any(is_upload) {
+        ("the upload is", "uploads are")
+    } else {
+        ("the command is", "commands are")
+    };
     let headline = match failed {
         0 => "the run was stopped before all commands had ended".to_owned(),
-        1 if results.len() == 1 => "the command is failed on the only node".to_owned(),
-        all if all == results.len() => format!("commands are failed on all {}", nodes(all)),
-        some => format!(
-            "commands are failed on {some} out of {}",
-            nodes(results.len())
-        ),
+        1 if results.len() == 1 => format!("{one} failed on the only node"),
+        all if all == results.len() => format!("{several} failed on all {}", nodes(all)),
+        some => format!("{several} failed on {some} out of {}", nodes(results.len())),
     };
     Some(Tree::new("remote execution failed").because(by_cause(headline, results)))
 }
@@ -75,6 +78,7 @@ pub fn cause(outcome: &Outcome) -> String {
         Status::HostKey => "host key refused".to_owned(),
         Status::Lock => "not locked".to_owned(),
         Status::LockLost => "lock lost".to_owned(),
+        Status::Upload => "upload failed".to_owned(),
         Status::Cancelled => "not finished".to_owned(),
     };
     match &outcome.reason {

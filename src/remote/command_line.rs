@@ -114,9 +114,18 @@ impl Shell {
         self.template == DEFAULT_SHELL
     }
 
-    /// The command that runs `program`.
-    fn wrap(&self, program: &[u8]) -> String {
-        self.pieces.join(&quote(program))
+    /// The command that runs `program`, with what follows it as its `$0` and
+    /// `"$@"`, if it is a sync tool.
+    fn wrap(&self, program: &[u8], arguments: Option<&[Vec<u8>]>) -> String {
+        let mut words = quote(program);
+        if let Some(arguments) = arguments {
+            words.push_str(" _");
+            for argument in arguments {
+                words.push(' ');
+                words.push_str(&quote(argument));
+            }
+        }
+        self.pieces.join(&words)
     }
 
     /// Whether the template is a plain call of a shell, so that `exec` may stand
@@ -179,6 +188,43 @@ fn split_at_places(template: &str) -> Result<Vec<String>, CommandLineError> {
     Ok(pieces)
 }
 
+/// Where something happens on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Directory<'a> {
+    /// The home directory.
+    Home,
+    /// This one (`-r`); any bytes.
+    Path(&'a [u8]),
+    /// The run directory of this id, which the guard has made: where it is depends
+    /// on who we are on the host.
+    Run(&'a str),
+}
+
+impl Directory<'_> {
+    /// A path that begins with a dash, so that it is not taken for an option (or,
+    /// by `cd`, for the directory before).
+    pub(super) fn plain(path: &[u8]) -> Vec<u8> {
+        let here: &[u8] = if path.starts_with(b"-") { b"./" } else { b"" };
+        [here, path].concat()
+    }
+
+    /// Goes there, or ends the script. CDPATH must not lead elsewhere (and make
+    /// `cd` print where).
+    pub(super) fn enter(self) -> String {
+        match self {
+            Self::Home => String::new(),
+            Self::Path(path) => {
+                format!("CDPATH= cd {} || exit", quote(&Self::plain(path)))
+            }
+            Self::Run(id) => format!("{RUN_DIRECTORIES}\ncd \"$base\"/{id} || exit"),
+        }
+    }
+}
+
+/// Sets `$base` to where our run directories are; the guard does the same.
+pub(super) const RUN_DIRECTORIES: &str = "base=/tmp/orgalorg-$(id -un)
+[ \"$(id -u)\" != 0 ] || base=/var/run/orgalorg";
+
 /// What a remote command is made of.
 #[derive(Debug, Clone)]
 pub struct CommandLine<'a> {
@@ -186,8 +232,11 @@ pub struct CommandLine<'a> {
     pub program: &'a [u8],
     /// The shell that runs it.
     pub shell: &'a Shell,
-    /// The directory that it runs in (`-r`).
-    pub directory: Option<&'a [u8]>,
+    /// What the program finds as `"$@"`; without, it is a command, not a sync
+    /// tool.
+    pub arguments: Option<&'a [Vec<u8>]>,
+    /// The directory that it runs in.
+    pub directory: Directory<'a>,
     /// Run it under sudo, announced by these nonces.
     pub sudo: Option<&'a Nonces>,
 }
@@ -213,15 +262,23 @@ impl CommandLine<'_> {
         if self.sudo.is_some() {
             return Err(CommandLineError::NeedsShell("-x or -K"));
         }
-        if self.directory.is_some() {
-            return Err(CommandLineError::NeedsShell("-r"));
+        match self.directory {
+            Directory::Home => {}
+            Directory::Path(_) => return Err(CommandLineError::NeedsShell("-r")),
+            Directory::Run(_) => return Err(CommandLineError::NeedsShell("a run directory")),
+        }
+        if self
+            .arguments
+            .is_some_and(|arguments| !arguments.is_empty())
+        {
+            return Err(CommandLineError::NeedsShell("-g"));
         }
         String::from_utf8(self.program.to_vec()).map_err(|_| CommandLineError::NotUtf8)
     }
 
     fn wrapped(&self) -> String {
-        let command = self.shell.wrap(self.program);
-        if self.directory.is_none() && self.sudo.is_none() {
+        let command = self.shell.wrap(self.program, self.arguments);
+        if self.directory == Directory::Home && self.sudo.is_none() {
             return command;
         }
         let mut script = String::new();
@@ -229,8 +286,8 @@ impl CommandLine<'_> {
             script.push_str(&nonces.announcement());
             script.push_str("; ");
         }
-        if let Some(directory) = self.directory {
-            script.push_str(&change_directory(directory));
+        if self.directory != Directory::Home {
+            script.push_str(&self.directory.enter());
             script.push_str("; ");
         }
         if self.shell.is_plain_call() {
@@ -242,18 +299,6 @@ impl CommandLine<'_> {
             None => script,
         }
     }
-}
-
-/// `cd`, or the end of the script. CDPATH must not lead elsewhere (and make `cd`
-/// print where), and `-` is a directory's name here, not the one before.
-fn change_directory(directory: &[u8]) -> String {
-    let here: &[u8] = if directory.starts_with(b"-") {
-        b"./"
-    } else {
-        b""
-    };
-    let path = [here, directory].concat();
-    format!("CDPATH= cd {} || exit", quote(&path))
 }
 
 #[cfg(test)]
@@ -270,7 +315,8 @@ mod tests {
         CommandLine {
             program: program.as_bytes(),
             shell: &SHELL,
-            directory: None,
+            arguments: None,
+            directory: Directory::Home,
             sudo: None,
         }
     }
@@ -336,7 +382,7 @@ mod tests {
             (r"echo '\' {} é{}", r"echo '\' 'x' é'x'"),
         ] {
             let shell = Shell::new(template).expect("template");
-            assert_eq!(shell.wrap(b"x"), command);
+            assert_eq!(shell.wrap(b"x", None), command);
         }
     }
 
@@ -349,7 +395,7 @@ mod tests {
         };
         assert_eq!(command.build().as_deref(), Ok("show version"));
         let in_a_directory = CommandLine {
-            directory: Some(b"/"),
+            directory: Directory::Path(b"/"),
             ..command.clone()
         };
         assert_eq!(
@@ -361,7 +407,7 @@ mod tests {
     #[test]
     fn a_directory_comes_first_and_stops_the_command_if_it_fails() {
         let command = CommandLine {
-            directory: Some(b"/srv/a b"),
+            directory: Directory::Path(b"/srv/a b"),
             ..line("ls")
         };
         assert_eq!(
@@ -369,7 +415,7 @@ mod tests {
             Ok("CDPATH= cd '/srv/a b' || exit; exec bash -c 'ls'")
         );
         let script = CommandLine {
-            directory: Some(b"/nowhere"),
+            directory: Directory::Path(b"/nowhere"),
             ..line("echo no")
         }
         .build()
@@ -379,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_directory_named_dash_is_a_directory() {
-        assert_eq!(change_directory(b"-"), "CDPATH= cd './-' || exit");
+        assert_eq!(Directory::Path(b"-").enter(), "CDPATH= cd './-' || exit");
     }
 
     #[test]
@@ -424,7 +470,7 @@ mod tests {
             // An inner "shell" that prints the program that it is given.
             let shell = Shell::new("printf %s {}").expect("template");
             let sudo = None;
-            let command = CommandLine { program: &bytes, shell: &shell, directory: None, sudo };
+            let command = CommandLine { program: &bytes, shell: &shell, arguments: None, directory: Directory::Home, sudo };
             prop_assert_eq!(&run("dash", &command.build().expect("line")), &bytes);
         }
 
@@ -434,7 +480,7 @@ mod tests {
             let parent = tempfile::tempdir().expect("tempdir");
             let name = OsStr::from_bytes(name.as_bytes());
             if std::fs::create_dir(parent.path().join(name)).is_ok() {
-                let script = format!("{}; pwd; echo x", change_directory(name.as_bytes()));
+                let script = format!("{}; pwd; echo x", Directory::Path(name.as_bytes()).enter());
                 let output = Command::new("dash")
                     .current_dir(parent.path())
                     .args(["-c", &script])

@@ -12,12 +12,12 @@
 //! ([`Order`]) and what it answers ([`Answer`]). `cluster::guard` talks to it.
 
 use std::fmt;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::event::{Identity, LockRefusal};
 use crate::remote::command_line::quote;
-use crate::remote::sudo::Nonces;
+use crate::remote::sudo::{Nonces, shell_command};
 
 /// The script without its comments, as it is sent.
 ///
@@ -99,20 +99,19 @@ impl Guard<'_> {
     fn call(&self, arguments: &str) -> String {
         let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
         let arguments = format!("orgalorg-guard $$ $PPID {arguments}");
-        match self.sudo {
-            None => format!("exec sh -c {} {arguments}", quote(read.as_bytes())),
-            Some(nonces) => {
-                let script = format!("{}; {read}", nonces.announcement());
-                let sudo = nonces.command();
-                format!("exec {sudo} sh -c {} {arguments}", quote(script.as_bytes()))
-            }
-        }
+        format!("{} {arguments}", shell_command(&read, self.sudo))
     }
 }
 
 /// What the guard is told, a line each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
+    /// Make the run directory of this id. It is removed when the guard goes.
+    MakeRunDirectory(Arc<str>),
+    /// Leave the run directory alone from now on.
+    KeepRunDirectory,
+    /// Say whether anything is left in it.
+    LookIntoRunDirectory,
     /// The client lives.
     Beat(u64),
     /// A command has been started on another channel.
@@ -126,6 +125,9 @@ pub enum Order {
 impl fmt::Display for Order {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::MakeRunDirectory(id) => writeln!(f, "RUNDIR {id}"),
+            Self::KeepRunDirectory => writeln!(f, "KEEP"),
+            Self::LookIntoRunDirectory => writeln!(f, "LOOK"),
             Self::Beat(number) => writeln!(f, "BEAT {number}"),
             Self::Started => writeln!(f, "STARTED"),
             Self::Stop => writeln!(f, "STOP"),
@@ -149,6 +151,14 @@ pub enum Answer {
     Replaced,
     /// The commands have been ended, except for these processes.
     Ended(String),
+    /// The run directory is there.
+    RunDirectory(String),
+    /// There is no run directory, for this reason.
+    NoRunDirectory(String),
+    /// Something is left in this run directory.
+    Left(String),
+    /// Nothing is left in it.
+    NothingLeft,
     /// Something else: noise of the login shell.
     Noise(String),
 }
@@ -173,6 +183,10 @@ impl Answer {
             "UNREADABLE" => Self::Refused(LockRefusal::Unreadable),
             "READY" => Self::Ready,
             "REPLACED" => Self::Replaced,
+            "RUNDIR" => Self::RunDirectory(rest.to_owned()),
+            "NORUNDIR" => Self::NoRunDirectory(rest.to_owned()),
+            "LEFT" => Self::Left(rest.to_owned()),
+            "NOTHING" => Self::NothingLeft,
             "ENDED" => Self::Ended(rest.to_owned()),
             "BEAT" => match rest.parse() {
                 Ok(number) => Self::Beat(number),
@@ -347,6 +361,58 @@ mod tests {
             // Its stdin stays open all the time.
             assert_eq!(guard.answer(), Answer::Ended(String::new()), "{shell:?}");
             assert!(guard.child.wait().expect("a child").success());
+        }
+    }
+
+    /// The run directory of a guard, which is in nobody's way.
+    fn run_directory(guard: &mut Running, id: &str) -> std::path::PathBuf {
+        guard.order(Order::MakeRunDirectory(id.into()));
+        match guard.answer() {
+            Answer::RunDirectory(path) => path.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_run_directory_is_for_us_alone_and_goes_unless_it_is_kept() {
+        use std::os::unix::fs::PermissionsExt;
+        for shell in SHELLS {
+            let id = |what| format!("test-{}-{}-{what}", std::process::id(), shell[0]);
+            let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
+            assert_eq!(guard.answer(), Answer::Ready);
+            let path = run_directory(&mut guard, &id("goes"));
+            let mode = std::fs::metadata(&path).expect("there").permissions();
+            assert_eq!(mode.mode() & 0o7777, 0o700, "{shell:?}");
+            std::fs::write(path.join("file"), "x").expect("ours");
+            // The same one is nobody else's.
+            guard.order(Order::MakeRunDirectory(id("goes").into()));
+            let again = guard.answer();
+            assert!(matches!(again, Answer::NoRunDirectory(_)), "{again:?}");
+            guard.end();
+            assert!(!path.exists(), "{shell:?}");
+
+            let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
+            assert_eq!(guard.answer(), Answer::Ready);
+            let path = run_directory(&mut guard, &id("stays"));
+            guard.order(Order::KeepRunDirectory);
+            guard.order(Order::LookIntoRunDirectory);
+            assert_eq!(guard.answer(), Answer::NothingLeft, "{shell:?}");
+            std::fs::write(path.join("file"), "x").expect("ours");
+            guard.order(Order::LookIntoRunDirectory);
+            assert_eq!(guard.answer(), Answer::Left(path.display().to_string()));
+            guard.end();
+            assert!(path.exists(), "{shell:?}");
+            std::fs::remove_dir_all(path).expect("ours");
+
+            // A client that has gone leaves none.
+            let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
+            assert_eq!(guard.answer(), Answer::Ready);
+            let path = run_directory(&mut guard, &id("lost"));
+            drop(guard.child.stdin.take());
+            assert!(guard.child.wait().expect("a child").success());
+            assert!(!path.exists(), "{shell:?}");
+            // Where there was none before, none shall be.
+            let _ = std::fs::remove_dir(path.parent().expect("a parent"));
         }
     }
 

@@ -13,7 +13,7 @@
 #
 # Needs a POSIX sh, any flock, and /proc or a ps that knows -A and -o.
 leader=$1 sshd=$2 mode=$3 make=$4 lease=$5 who=$6 path=$7
-leaders= dog= locked=
+leaders= dog= locked= run_directory= left_directory=
 
 say() {
     printf '%s\n' "$1"
@@ -135,12 +135,37 @@ call_off_dog() {
     [ -z "$dog" ] || kill -s USR1 "$dog" 2>/dev/null
 }
 
+# Makes the run directory of an upload, for us alone. In a directory that
+# somebody else has put there he could put things into ours.
+make_run_directory() {
+    base=/tmp/orgalorg-$(id -un)
+    [ "$(id -u)" != 0 ] || base=/var/run/orgalorg
+    mkdir -p "${base%/*}" 2>/dev/null
+    reason=$(mkdir -m 700 "$base" 2>&1)
+    if [ -L "$base" ] || { [ -d "$base" ] && ! [ -O "$base" ]; }; then
+        say "NORUNDIR $base belongs to somebody else"
+    elif [ ! -d "$base" ]; then
+        say "NORUNDIR $reason"
+    elif chmod 700 "$base" && reason=$(mkdir -m 700 "$base/$1" 2>&1); then
+        run_directory=$base/$1
+        say "RUNDIR $run_directory"
+    else
+        say "NORUNDIR $reason"
+    fi
+}
+
+# What was uploaded for a run that has come to nothing is of no use to anybody.
+remove_run_directory() {
+    [ -z "$run_directory" ] || rm -rf "$run_directory"
+}
+
 # The client is gone. Its commands must not outlive it, and only then may the
 # lock go.
 leave() {
     trap '' ALRM TERM
     call_off_dog
     end_commands
+    remove_run_directory
     exit 0
 }
 
@@ -221,8 +246,19 @@ while IFS= read -r order; do
             learn
             end_commands
             ;;
+        RUNDIR*) make_run_directory "${order#RUNDIR }" ;;
+        KEEP) left_directory=$run_directory run_directory= ;;
+        LOOK)
+            if [ "$left_directory" ] && [ "$(ls -A "$left_directory" 2>/dev/null)" ]; then
+                say "LEFT $left_directory"
+            else
+                say "NOTHING LEFT"
+            fi
+            ;;
         DONE)
+            trap '' ALRM TERM
             call_off_dog
+            remove_run_directory
             exit 0
             ;;
     esac

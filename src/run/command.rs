@@ -1,4 +1,4 @@
-//! The mode `-C`: one command on all hosts at once.
+//! The mode `-C`: one command on all hosts at once. (A sync tool is one, too.)
 
 use std::sync::Arc;
 
@@ -9,21 +9,21 @@ use crate::config::{Command, GuardLines, InputFile};
 use crate::error::Tree;
 use crate::event::Status;
 use crate::run::ending::Stop;
-use crate::run::{Run, State};
+use crate::run::{Conduct, Run, State};
 use crate::ssh::process::TerminalSize;
 
 impl Run {
-    /// Starts the command on all connected hosts and waits for all of them.
+    /// Starts the command on all hosts that are ready and waits for all of them.
+    /// Where there is a run directory, it may be the command's from then on.
     pub(super) fn command(
         &mut self,
         command: Command,
-        guard: &GuardLines,
-        threads: usize,
-        fail_fast: bool,
+        keeps_run_directory: bool,
+        conduct: Conduct<'_>,
     ) -> Result<(), Stop> {
-        let job = self.job(command, guard)?;
+        let job = self.job(command, keeps_run_directory, conduct.guard)?;
         let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
-        let mut fan_out = FanOut::new(threads, ready);
+        let mut fan_out = FanOut::new(conduct.threads, ready);
         loop {
             while let Some(node) = fan_out.admit() {
                 self.states[node.0] = State::Running;
@@ -35,7 +35,7 @@ impl Run {
             if let Some(node) = self.next_event(None)? {
                 // Started, or ended without.
                 fan_out.release(node);
-                if fail_fast && self.has_failed(node) {
+                if conduct.fail_fast && self.has_failed(node) {
                     return Err(Stop::FailFast);
                 }
             }
@@ -47,7 +47,12 @@ impl Run {
         outcome.is_some_and(|outcome| outcome.status != Status::Ok)
     }
 
-    fn job(&self, command: Command, guard: &GuardLines) -> Result<Arc<Job>, Stop> {
+    fn job(
+        &self,
+        command: Command,
+        keeps_run_directory: bool,
+        guard: &GuardLines,
+    ) -> Result<Arc<Job>, Stop> {
         let input = command
             .input
             .map(|file| self.input(file))
@@ -62,6 +67,7 @@ impl Run {
             terminal: command.terminal.then(local_terminal),
             input,
             timeout: command.timeout,
+            keeps_run_directory,
         }))
     }
 

@@ -42,6 +42,8 @@ pub(super) enum Stop {
     LockLost,
     /// The first failure, under `--fail-fast`.
     FailFast,
+    /// A host has not taken the upload, so that nothing may be run anywhere.
+    NotUploaded,
     /// Hosts failed, and the user has been told.
     Failed(ExitStatus),
 }
@@ -54,7 +56,7 @@ impl Stop {
     /// The exit status of a run whose hosts give that of `hosts`.
     fn status(&self, hosts: ExitStatus) -> ExitStatus {
         match self {
-            Self::FailFast => hosts,
+            Self::FailFast | Self::NotUploaded => hosts,
             Self::LockLost => ExitStatus::LockLost,
             Self::Signal(signal) => ExitStatus::Signal(*signal),
             Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
@@ -77,6 +79,7 @@ impl Stop {
             Self::Local(tree) => Some((Level::Fatal, tree.clone())),
             Self::Output(OutputError::Closed)
             | Self::FailFast
+            | Self::NotUploaded
             | Self::LockLost
             | Self::Failed(_) => None,
         }
@@ -86,7 +89,7 @@ impl Stop {
     fn has_results(&self) -> bool {
         matches!(
             self,
-            Self::Signal(_) | Self::Local(_) | Self::FailFast | Self::LockLost
+            Self::Signal(_) | Self::Local(_) | Self::FailFast | Self::NotUploaded | Self::LockLost
         )
     }
 }

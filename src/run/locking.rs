@@ -244,7 +244,7 @@ fn describe(node: &str, refusal: &LockRefusal) -> Tree {
         LockRefusal::NoFlock => Tree::new(format!("{node} can't acquire lock"))
             .because("there is no flock(1) on the host: install util-linux, or go without locks (-y)"),
         LockRefusal::NoTarget => Tree::new(format!("{node} can't acquire lock")).because(
-            "what should be locked is not there, or neither a file nor a directory; name something with --lock-file",
+            "what should be locked is not there (and could not be made), or neither a file nor a directory; name something with --lock-file",
         ),
         LockRefusal::Unreadable => Tree::new(format!("{node} can't acquire lock"))
             .because("what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"),

@@ -1,8 +1,8 @@
 //! The run: its phases, its verdicts, and how it ends. Everything here happens
 //! in the main thread, the only one that decides anything.
 //!
-//! [`run`] is the plot; the modes stand side by side ([`command`]). [`secrets`]
-//! asks what has to be asked first, [`connecting`] brings the hosts up,
+//! [`run`] is the plot; the modes stand side by side ([`command`], [`upload`],
+//! [`sync`]; `-L` is in [`locking`]). [`secrets`] asks what has to be asked first, [`connecting`] brings the hosts up,
 //! [`locking`] locks them, [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
 //! are the ways from and to the user.
 
@@ -12,8 +12,11 @@ mod ending;
 mod locking;
 mod secrets;
 mod signals;
+mod sync;
 mod terminal;
+mod upload;
 
+use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +26,7 @@ use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use crate::cluster::Cluster;
 use crate::cluster::input::InputError;
 use crate::cluster::node::Settings;
-use crate::config::{Color, Config, Look, Mode};
+use crate::config::{Color, Config, GuardLines, Look, Mode};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{
     HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
@@ -225,6 +228,12 @@ enum State {
     Refused(LockRefusal),
     /// Its guard runs, and has locked this.
     Guarded(Option<Identity>),
+    /// It gets ready for an upload.
+    Preparing,
+    /// It waits for the upload.
+    Awaiting,
+    /// It takes the upload.
+    Uploading,
     /// Its command runs.
     Running,
     /// Its command has ended; the guard is still there.
@@ -245,7 +254,13 @@ impl State {
     fn is_busy(&self) -> bool {
         matches!(
             self,
-            Self::Connecting(..) | Self::Asking | Self::Locking | Self::Running
+            Self::Connecting(..)
+                | Self::Asking
+                | Self::Locking
+                | Self::Preparing
+                | Self::Awaiting
+                | Self::Uploading
+                | Self::Running
         )
     }
 
@@ -272,6 +287,24 @@ struct Run {
     lock_is_optional: bool,
     /// Hosts have something to finish, and results to tell.
     has_commands: bool,
+    /// A connection that is lost is a lost lock.
+    loss_is_lost_lock: bool,
+    /// Where something is left in the run directories of hosts, as far as they
+    /// have said.
+    leftovers: HashMap<NodeId, Option<String>>,
+}
+
+/// How a run is done.
+#[derive(Clone, Copy)]
+struct Conduct<'a> {
+    /// What ends commands where the guard is gone.
+    guard: &'a GuardLines,
+    /// How many hosts are started at once.
+    threads: usize,
+    /// Hosts that fail early are dropped (`-w`).
+    is_loose: bool,
+    /// The first failure ends it all.
+    fail_fast: bool,
 }
 
 impl Run {
@@ -288,7 +321,12 @@ impl Run {
             input_problems: unbounded(),
             sudo_password: prepared.sudo_password,
             lock_is_optional: config.lock.is_optional,
-            has_commands: matches!(config.mode, Mode::Command(_)),
+            has_commands: matches!(
+                config.mode,
+                Mode::Command(_) | Mode::Upload(_) | Mode::Sync(_)
+            ),
+            loss_is_lost_lock: false,
+            leftovers: HashMap::new(),
         }
     }
 
@@ -296,11 +334,21 @@ impl Run {
     fn play(&mut self, config: Config) -> Result<(), Stop> {
         self.connect(&config)?;
         self.lock(&config)?;
+        let conduct = Conduct {
+            guard: &config.guard,
+            threads: config.threads,
+            is_loose: config.skip_unreachable,
+            fail_fast: config.fail_fast,
+        };
+        // Half a change to a cluster is worse than none: all go on, or nobody.
+        self.loss_is_lost_lock = matches!(config.mode, Mode::Upload(_) | Mode::Sync(_))
+            && config.lock.is_wanted
+            && !config.skip_unreachable;
         match config.mode {
             Mode::List => Ok(()),
-            Mode::Command(command) => {
-                self.command(command, &config.guard, config.threads, config.fail_fast)
-            }
+            Mode::Command(command) => self.command(command, false, conduct),
+            Mode::Upload(upload) => self.upload_only(upload, conduct),
+            Mode::Sync(sync) => self.sync(sync, conduct),
             Mode::Lock => self.hold(),
         }
     }
@@ -355,27 +403,45 @@ impl Run {
                 self.log_end(node, &outcome);
                 State::Finished(outcome)
             }
-            NodeEvent::Ended(outcome) => match &self.states[node.0] {
-                // What became of the command counts, not how we parted.
-                State::Finished(finished) => {
-                    if outcome.status == Status::Connection {
-                        let lost = summary::of_connection(&self.targets[node.0], &outcome);
-                        self.log(Level::Warn, lost);
-                    }
-                    State::Ended(finished.clone())
-                }
-                state => {
-                    if matches!(state, State::Running) && outcome.status == Status::Connection {
-                        self.log_loss(node, &outcome);
-                    }
-                    self.log_end(node, &outcome);
-                    State::Ended(outcome)
-                }
-            },
+            NodeEvent::RunDirectory | NodeEvent::Uploaded => State::Guarded(None),
+            NodeEvent::Awaiting => State::Awaiting,
+            NodeEvent::Left(left) => {
+                self.leftovers.insert(node, left);
+                return Ok(());
+            }
+            NodeEvent::Ended(outcome) => return self.note_end(node, outcome),
             NodeEvent::LockLost(reason) => return self.lock_lost(node, reason),
             NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
         };
         self.states[node.0] = state;
+        Ok(())
+    }
+
+    fn note_end(&mut self, node: NodeId, outcome: Outcome) -> Result<(), Stop> {
+        let is_loss = outcome.status == Status::Connection;
+        let reason = outcome.reason.clone();
+        self.states[node.0] = match &self.states[node.0] {
+            // What became of the command counts, not how we parted.
+            State::Finished(finished) => {
+                if is_loss && !self.loss_is_lost_lock {
+                    let lost = summary::of_connection(&self.targets[node.0], &outcome);
+                    self.log(Level::Warn, lost);
+                }
+                State::Ended(finished.clone())
+            }
+            state => {
+                let was_at_work = matches!(state, State::Running | State::Uploading);
+                if is_loss && was_at_work && !self.loss_is_lost_lock {
+                    self.log_loss(node, &outcome);
+                }
+                self.log_end(node, &outcome);
+                State::Ended(outcome)
+            }
+        };
+        if is_loss && self.loss_is_lost_lock {
+            let reason = reason.unwrap_or_else(|| "the connection is lost".into());
+            return self.lock_lost(node, reason);
+        }
         Ok(())
     }
 

@@ -51,7 +51,7 @@ pub(super) fn collect(
     };
     let password = ask(config.secrets.password, "Password: ", "-p")?;
     let sudo_password = match config.mode {
-        Mode::Command(_) | Mode::Lock => {
+        Mode::Command(_) | Mode::Upload(_) | Mode::Sync(_) | Mode::Lock => {
             ask(config.secrets.sudo_password, "Sudo password: ", "-K")?
         }
         Mode::List => None,

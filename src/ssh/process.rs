@@ -140,6 +140,8 @@ pub struct Process {
 struct Input {
     buffer: Vec<u8>,
     sent: usize,
+    /// Of all that was ever in the buffer.
+    taken: u64,
     /// The length of the write that has to be repeated as it was.
     repeat: Option<usize>,
     /// What is in the buffer must not stay in memory.
@@ -162,6 +164,12 @@ impl Process {
     #[must_use]
     pub fn has_started(&self) -> bool {
         self.stage >= Stage::Running
+    }
+
+    /// How many bytes of input the connection has taken.
+    #[must_use]
+    pub fn taken(&self) -> u64 {
+        self.input.taken
     }
 
     /// Whether all input that it was given so far is on its way.
@@ -455,6 +463,7 @@ impl Process {
                 Ok(0) => {}
                 Ok(n) => {
                     input.sent += n.min(length);
+                    input.taken += n.min(length) as u64;
                     input.repeat = None;
                     step.progress = true;
                 }

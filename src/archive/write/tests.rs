@@ -86,7 +86,8 @@ fn looks(root: &Path, knows_times: bool) -> BTreeMap<PathBuf, Looks> {
 fn archive(paths: &[PathBuf], options: Options) -> (Vec<u8>, Heard) {
     let sources = Sources::check(paths, options).expect("sources");
     let mut heard = Heard::default();
-    let (archive, sent) = write(&sources, Vec::new(), &mut heard).expect("an archive");
+    let mut archive = Vec::new();
+    let sent = write(&sources, &mut archive, &mut heard).expect("an archive");
     assert_eq!((sent.files, sent.bytes), (sources.files, sources.bytes));
     (archive, heard)
 }
@@ -264,8 +265,7 @@ fn changed(change: impl FnOnce(&Path) + 'static) -> (Result<Sent, ArchiveError>,
         trick: Some(Box::new(move || change(&second))),
         ..Heard::default()
     };
-    let result = write(&sources, Vec::new(), &mut heard);
-    (result.map(|(_, sent)| sent), heard)
+    (write(&sources, &mut Vec::new(), &mut heard), heard)
 }
 
 #[test]
@@ -325,8 +325,8 @@ fn meddled(length: u64) -> (Result<Sent, ArchiveError>, PathBuf, Vec<Warning>) {
         length,
         warnings: Vec::new(),
     };
-    let result = write(&sources, Vec::new(), &mut meddler);
-    (result.map(|(_, sent)| sent), path, meddler.warnings)
+    let result = write(&sources, &mut Vec::new(), &mut meddler);
+    (result, path, meddler.warnings)
 }
 
 #[test]

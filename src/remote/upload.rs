@@ -1,0 +1,239 @@
+//! What takes an upload on a host: a script that gets everything ready, says so,
+//! and becomes `tar`.
+//!
+//! Nothing is sent before every host has said that it is ready, so a host on
+//! which this cannot work (no right to the directory, no `zstd`) fails while
+//! nothing has been changed anywhere.
+
+use crate::remote::command_line::{Directory, quote};
+use crate::remote::sudo::{Nonces, shell_command};
+
+/// The line on stdout that says that the archive may come.
+pub const READY: &str = "ORGALORG READY";
+
+/// An upload to one host.
+#[derive(Debug, Clone, Copy)]
+pub struct Upload<'a> {
+    /// Where the files go. A path is made if it is missing.
+    pub directory: Directory<'a>,
+    /// The program that unpacks what is sent, if it is compressed.
+    pub unpacker: Option<&'a str>,
+    /// Run it under sudo, announced by these words.
+    pub sudo: Option<&'a Nonces>,
+}
+
+/// Sets the options that tar needs here. It has to go into a link to a directory
+/// where the archive has a directory: GNU tar does so if it is told to, BusyBox
+/// does so anyway, bsdtar with -P; whatever else there is has to show it. (And
+/// GNU tar has something to say about each file if the clocks differ.)
+const FIND_OPTIONS: &str = r#"keeps() {
+d=$(mktemp -d) || return
+(cd "$d" && mkdir a b && : >a/f && tar -c -f t a && rm -r a && ln -s b a &&
+tar -x -f t "$@" && [ -L a ] && [ -f b/f ]) >/dev/null 2>&1
+r=$?
+rm -rf "$d"
+return $r
+}
+if tar --keep-directory-symlink --version >/dev/null 2>&1; then
+set -- --keep-directory-symlink --warning=no-timestamp
+elif keeps; then set --
+elif keeps -P; then set -- -P
+else fail "the tar of this host would replace symbolic links to directories: install GNU tar"
+fi
+"#;
+
+impl Upload<'_> {
+    /// The string for the login shell.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let mut script = String::from(
+            "fail() { printf '%s\\n' \"$1\" >&2; exit 1; }\n\
+             umask 022\n",
+        );
+        if let Directory::Path(path) = self.directory {
+            let path = Directory::plain(path);
+            script.push_str(&format!("mkdir -p {} || exit\n", quote(&path)));
+        }
+        script.push_str(&self.directory.enter());
+        script.push('\n');
+        let tar = self.unpacker.into_iter().chain(["tar"]);
+        for program in tar {
+            script.push_str(&format!(
+                "command -v {program} >/dev/null 2>&1 || fail 'there is no {program} on the host'\n"
+            ));
+        }
+        script.push_str(FIND_OPTIONS);
+        script.push_str(&format!("echo '{READY}'\n"));
+        script.push_str(&match self.unpacker {
+            None => "exec tar -x -p -f - \"$@\"\n".to_owned(),
+            Some(program) => format!("{program} -d -c | tar -x -p -f - \"$@\"\n"),
+        });
+        shell_command(&script, self.sudo)
+    }
+}
+
+/// Why a host's tar has failed, from what it said. The words of the system's
+/// errors are those of the C locale, and of most others.
+#[must_use]
+pub fn likely_reason(messages: &str) -> Option<&'static str> {
+    let reasons = [
+        ("No space left on device", "no space left on the host"),
+        (
+            "Disk quota exceeded",
+            "the user's quota on the host is used up",
+        ),
+        ("Read-only file system", "the file system is read-only"),
+        (
+            "Permission denied",
+            "no permission to write there (as root: -x)",
+        ),
+        (
+            "Operation not permitted",
+            "no permission to do that (as root: -x)",
+        ),
+        (
+            "Not a directory",
+            "something that is no directory is in the way",
+        ),
+        (
+            "File exists",
+            "something that is no directory is in the way",
+        ),
+        ("Is a directory", "a directory is where a file should be"),
+        (
+            "Directory not empty",
+            "a directory is where a file should be",
+        ),
+    ];
+    let found = reasons.iter().find(|(words, _)| messages.contains(words));
+    found.map(|(_, reason)| *reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::path::Path;
+    use std::process::{Command, Output, Stdio};
+
+    /// Runs it here, with these programs standing in front of all others.
+    fn run(upload: &Upload<'_>, programs: &Path, archive: &[u8]) -> Output {
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut child = Command::new("sh")
+            .args(["-c", &upload.command()])
+            .env("PATH", format!("{}:{path}", programs.display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        // It may end before it has read anything.
+        let _ = child.stdin.take().expect("piped").write_all(archive);
+        child.wait_with_output().expect("it ends")
+    }
+
+    fn install(programs: &Path, name: &str, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let path = programs.join(name);
+        std::fs::write(&path, script).expect("writable");
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&path, mode).expect("ours");
+    }
+
+    /// An archive of a directory `d` with a file `f`.
+    fn archive() -> Vec<u8> {
+        let tree = tempfile::tempdir().expect("tempdir");
+        std::fs::create_dir(tree.path().join("d")).expect("writable");
+        std::fs::write(tree.path().join("d/f"), "new").expect("writable");
+        let mut tar = Command::new("tar");
+        let tar = tar.args(["-c", "-C"]).arg(tree.path()).arg("d");
+        tar.output().expect("tar").stdout
+    }
+
+    fn to(path: &[u8]) -> Upload<'_> {
+        Upload {
+            directory: Directory::Path(path),
+            unpacker: None,
+            sudo: None,
+        }
+    }
+
+    #[test]
+    fn every_tar_goes_into_a_link_to_a_directory() {
+        for script in [
+            "#!/bin/sh\nexec /usr/bin/tar \"$@\"\n",
+            "#!/bin/sh\nexec bsdtar \"$@\"\n",
+            "#!/bin/sh\nexec busybox tar \"$@\"\n",
+        ] {
+            let place = tempfile::tempdir().expect("tempdir");
+            let at = |name: &str| place.path().join(name);
+            std::fs::create_dir_all(at("programs")).expect("writable");
+            std::fs::create_dir_all(at("root/real")).expect("writable");
+            std::os::unix::fs::symlink("real", at("root/d")).expect("writable");
+            install(&at("programs"), "tar", script);
+            let root = at("root").into_os_string().into_encoded_bytes();
+            let output = run(&to(&root), &at("programs"), &archive());
+            assert!(output.status.success(), "{script}{output:?}");
+            assert_eq!(output.stdout, format!("{READY}\n").as_bytes(), "{script}");
+            assert!(at("root/d").is_symlink(), "{script}");
+            assert_eq!(std::fs::read(at("root/real/f")).expect("there"), b"new");
+        }
+    }
+
+    #[test]
+    fn a_tar_that_would_replace_the_link_does_not_get_ready() {
+        let place = tempfile::tempdir().expect("tempdir");
+        // GNU tar, which denies that it knows how not to.
+        let script = "#!/bin/sh\ncase \" $* \" in *keep-directory-symlink*) exit 64;; esac\n\
+                      exec /usr/bin/tar \"$@\"\n";
+        install(place.path(), "tar", script);
+        let root = place.path().join("root");
+        let bytes = root.clone().into_os_string().into_encoded_bytes();
+        let output = run(&to(&bytes), place.path(), &archive());
+        assert!(!output.status.success());
+        assert_eq!(output.stdout, b"");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(stderr.contains("would replace symbolic links"), "{stderr}");
+        assert!(!root.join("d").exists());
+    }
+
+    #[test]
+    fn a_missing_program_is_named_before_anything_is_sent() {
+        let place = tempfile::tempdir().expect("tempdir");
+        let root = place
+            .path()
+            .join("root")
+            .into_os_string()
+            .into_encoded_bytes();
+        let upload = Upload {
+            unpacker: Some("no-such-program"),
+            ..to(&root)
+        };
+        let output = run(&upload, place.path(), &[]);
+        assert_eq!(output.stdout, b"");
+        assert_eq!(output.stderr, b"there is no no-such-program on the host\n");
+    }
+
+    #[test]
+    fn any_root_is_made_and_entered() {
+        let place = tempfile::tempdir().expect("tempdir");
+        for name in [&b"a 'b' \"$c\"\n*/x"[..], b"\xff\xfe", b"-p", b"a\\nb"] {
+            let mut root = place.path().as_os_str().as_encoded_bytes().to_vec();
+            root.push(b'/');
+            root.extend_from_slice(name);
+            let output = run(&to(&root), place.path(), &archive());
+            assert!(output.status.success(), "{output:?}");
+            use std::os::unix::ffi::OsStrExt;
+            let file = Path::new(std::ffi::OsStr::from_bytes(&root)).join("d/f");
+            assert_eq!(std::fs::read(file).expect("there"), b"new");
+        }
+    }
+
+    #[test]
+    fn the_usual_reasons_are_told() {
+        let said = "tar: etc/motd: Cannot write: No space left on device\n\
+                    tar: Exiting with failure status due to previous errors";
+        assert_eq!(likely_reason(said), Some("no space left on the host"));
+        assert_eq!(likely_reason("tar: who knows"), None);
+    }
+}

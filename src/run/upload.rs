@@ -1,0 +1,244 @@
+//! Step 4 of a run, and the mode `-U`: files for all hosts.
+//!
+//! First all hosts get ready for it, then the archive is made and sent, once. So
+//! a host that cannot take it is found out before anything has been changed
+//! anywhere.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+
+use crate::archive::compress::{Compression, Encoder};
+use crate::archive::sources::Sources;
+use crate::archive::write::{self, Listener};
+use crate::archive::{ArchiveError, Warning};
+use crate::cluster::fan_out::FanOut;
+use crate::cluster::node::{Job, Order};
+use crate::cluster::stream::Stream;
+use crate::config::Upload;
+use crate::error::Tree;
+use crate::event::{Level, Log, NodeId, Outcome, Status};
+use crate::output::{Display, Message, summary};
+use crate::run::ending::Stop;
+use crate::run::{Conduct, Run, State};
+
+/// How many names of files may be on their way to the printer.
+const NAMES: u64 = 256;
+
+impl Run {
+    /// `-U`: uploads, and nothing else.
+    pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
+        self.upload(upload, conduct)?;
+        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
+            self.states[node.0] = State::Finished(Outcome {
+                status: Status::Ok,
+                ..Outcome::cancelled()
+            });
+        }
+        Ok(())
+    }
+
+    /// Uploads to all hosts. Afterwards those that have taken it are ready for
+    /// more.
+    pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
+        for warning in &upload.sources.warnings {
+            self.log(Level::Warn, warning.clone());
+        }
+        if let Some(id) = &upload.run_directory {
+            self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
+        }
+        let job = self.upload_job(&upload, conduct);
+        let mut stream = Stream::new();
+        self.prepare(conduct, |run, node| {
+            let chunks = stream.add(run.cluster.waker(node));
+            Order::Upload(Arc::clone(&job), chunks)
+        })?;
+        let begun = Instant::now();
+        let takers = self.nodes(|state| matches!(state, State::Awaiting));
+        for node in &takers {
+            self.states[node.0] = State::Uploading;
+        }
+        let (files, bytes) = (upload.sources.files, upload.sources.bytes);
+        self.send(upload, stream)?;
+        let is_uploading = |state: &State| matches!(state, State::Uploading);
+        while self.states.iter().any(is_uploading) {
+            self.next_event(None)?;
+        }
+        self.judge_upload(conduct)?;
+        let is_ready = |node: &&NodeId| matches!(self.states[node.0], State::Guarded(_));
+        let taken = takers.iter().filter(is_ready).count();
+        self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
+        Ok(())
+    }
+
+    /// Gives each host an order, so many at once, and waits until all have got
+    /// ready.
+    fn prepare(
+        &mut self,
+        conduct: Conduct<'_>,
+        mut order: impl FnMut(&Self, NodeId) -> Order,
+    ) -> Result<(), Stop> {
+        let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
+        let mut fan_out = FanOut::new(conduct.threads, ready);
+        loop {
+            while let Some(node) = fan_out.admit() {
+                self.states[node.0] = State::Preparing;
+                let order = order(self, node);
+                self.cluster.order(node, order);
+            }
+            if fan_out.is_idle() {
+                return self.judge_upload(conduct);
+            }
+            if let Some(node) = self.next_event(None)?
+                && !matches!(self.states[node.0], State::Preparing)
+            {
+                fan_out.release(node);
+            }
+        }
+    }
+
+    /// Whether the run may go on with the hosts that have taken everything so
+    /// far. (Those that have not stand in the summary.)
+    fn judge_upload(&self, conduct: Conduct<'_>) -> Result<(), Stop> {
+        let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting);
+        let has_failed = |state: &State| state.outcome().is_some();
+        let goes_on = conduct.is_loose && self.states.iter().any(is_there);
+        if goes_on || !self.states.iter().any(has_failed) {
+            return Ok(());
+        }
+        Err(Stop::NotUploaded)
+    }
+
+    fn upload_job(&self, upload: &Upload, conduct: Conduct<'_>) -> Arc<Job> {
+        Arc::new(Job {
+            command: upload.lines.as_user.clone(),
+            as_root: upload.lines.as_root.clone(),
+            needs_bash: false,
+            sudo: self.sudo_job(upload.nonces.clone()),
+            terminal: None,
+            input: None,
+            timeout: None,
+            keeps_run_directory: false,
+            sweep: Arc::new(self.guard_job(conduct.guard, &conduct.guard.sweep)),
+        })
+    }
+
+    /// Starts the thread that makes the archive. It is never waited for: the
+    /// nodes say what became of it.
+    fn send(&self, upload: Upload, stream: Stream) -> Result<(), Stop> {
+        let mut teller = Teller {
+            display: self.outlets.display.clone(),
+            files: upload.sources.files,
+        };
+        thread::Builder::new()
+            .name("feeder".into())
+            .spawn(move || feed(&upload.sources, upload.compression, stream, &mut teller))
+            .map(drop)
+            .map_err(|error| {
+                let tree = Tree::new("can't start another thread");
+                Stop::Local(tree.because(Tree::from_error(&error)))
+            })
+    }
+}
+
+/// Makes the archive. What goes wrong with it, all nodes are told.
+fn feed(sources: &Sources, compression: Option<Compression>, stream: Stream, teller: &mut Teller) {
+    let mut encoder = match Encoder::new(compression, stream) {
+        Ok(encoder) => encoder,
+        // The stream has gone with it, which the nodes notice.
+        Err(error) => {
+            let tree = Tree::new("can't compress").because(Tree::from_error(&error));
+            return teller.display.log(Level::Error, tree);
+        }
+    };
+    match write::write(sources, &mut encoder, teller) {
+        // Nobody is left to be told where this fails.
+        Ok(_) => drop(encoder.finish().and_then(Stream::finish)),
+        Err(ArchiveError::NotTaken(_)) => {}
+        Err(error) => encoder.get_mut().break_off(&Tree::from_error(&error)),
+    }
+}
+
+/// Says what is being sent.
+struct Teller {
+    display: Display,
+    files: u64,
+}
+
+impl Listener for Teller {
+    fn file(&mut self, number: u64, path: &Path) {
+        if !self.display.enabled(Level::Info) {
+            return;
+        }
+        let (files, path) = (self.files, path.display());
+        let text = format!("{number:>5}/{files} sending file: '{path}'");
+        self.display.log(Level::Info, text.into());
+        if number.is_multiple_of(NAMES) {
+            // Names must not pile up while nobody reads them.
+            let (sender, done) = bounded(1);
+            self.display.send(Message::Flush(sender));
+            // Without a printer nothing piles up.
+            let _ = done.recv();
+        }
+    }
+
+    fn bytes(&mut self, _: u64) {}
+
+    fn warn(&mut self, warning: Warning) {
+        self.display.log(Level::Warn, warning.into());
+    }
+}
+
+/// `3 files (1.5 MiB) uploaded to 8 nodes in 0.4s`.
+fn done(files: u64, bytes: u64, nodes: usize, time: Duration) -> String {
+    let s = if files == 1 { "" } else { "s" };
+    format!(
+        "{files} file{s} ({}) uploaded to {} in {:.1}s",
+        size(bytes),
+        summary::nodes(nodes),
+        time.as_secs_f64()
+    )
+}
+
+/// Bytes for people: `512 B`, `1.5 KiB`, `3.0 GiB`.
+fn size(bytes: u64) -> String {
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    // A tenth of a unit is all that is shown.
+    let mut tenths = bytes.saturating_mul(10) / 1024;
+    for unit in ["KiB", "MiB", "GiB"] {
+        if tenths < 10_240 {
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        }
+        tenths /= 1024;
+    }
+    format!("{}.{} TiB", tenths / 10, tenths % 10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!(size(0), "0 B");
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(200 * 1024 * 1024), "200.0 MiB");
+        assert_eq!(size(9 << 30), "9.0 GiB");
+        assert_eq!(size(5 << 40), "5.0 TiB");
+    }
+
+    #[test]
+    fn what_was_done_is_one_sentence() {
+        let time = Duration::from_millis(440);
+        let text = done(1, 100, 1, time);
+        assert_eq!(text, "1 file (100 B) uploaded to 1 node in 0.4s");
+        let text = done(3, 4096, 8, time);
+        assert_eq!(text, "3 files (4.0 KiB) uploaded to 8 nodes in 0.4s");
+    }
+}
