@@ -8,6 +8,7 @@
 
 mod command;
 mod connecting;
+pub mod coordinator;
 mod ending;
 mod locking;
 mod secrets;

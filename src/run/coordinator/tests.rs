@@ -1,0 +1,332 @@
+use super::*;
+use crossbeam_channel::unbounded;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const FIRST: NodeId = NodeId(2);
+const SECOND: NodeId = NodeId(3);
+const THIRD: NodeId = NodeId(7);
+
+fn name(node: NodeId) -> String {
+    format!("[ops@db{}:22]", node.0)
+}
+
+/// Of three nodes; some before and between them were skipped.
+fn coordinator(is_loose: bool) -> Coordinator {
+    let nodes = [THIRD, FIRST, SECOND].map(|node| (node, name(node)));
+    Coordinator::new(Prefix::new([0; 8]), nodes, is_loose)
+}
+
+fn sync(node: NodeId, text: &str) -> Event {
+    Event::Sync(node, text.into())
+}
+
+/// What comes of events, a line each: `2< HELLO`, `cancel 3`.
+fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+    let mut lines = Vec::new();
+    for event in events {
+        for action in coordinator.on(event) {
+            match action {
+                Action::Send(node, text) => {
+                    let text = String::from_utf8_lossy(&text).into_owned();
+                    lines.extend(text.lines().map(|line| {
+                        let message = line.strip_prefix("ORGALORG:0 ").expect("a prefix");
+                        format!("{}< {message}", node.0)
+                    }));
+                }
+                Action::Cancel(node) => lines.push(format!("cancel {}", node.0)),
+                Action::Stop(node) => lines.push(format!("stop {}", node.0)),
+            }
+        }
+    }
+    lines
+}
+
+/// A coordinator whose tools have all been started.
+fn under_way(is_loose: bool) -> Coordinator {
+    let mut coordinator = coordinator(is_loose);
+    play(&mut coordinator, [FIRST, SECOND, THIRD].map(Event::Started));
+    coordinator
+}
+
+#[test]
+fn a_tool_is_introduced_to_all_nodes_in_target_order() {
+    let told = play(&mut coordinator(false), [Event::Started(SECOND)]);
+    assert_eq!(
+        told,
+        [
+            "3< HELLO",
+            "3< NODE [ops@db2:22]",
+            "3< NODE [ops@db3:22] CURRENT",
+            "3< NODE [ops@db7:22]",
+        ]
+    );
+}
+
+#[test]
+fn start_comes_when_the_last_tool_has_its_list() {
+    let mut coordinator = coordinator(false);
+    let told = play(&mut coordinator, [THIRD, FIRST].map(Event::Started));
+    assert!(told.iter().all(|line| !line.contains("START")), "{told:?}");
+    let told = play(&mut coordinator, [Event::Started(SECOND)]);
+    assert_eq!(told[4..], ["2< START", "3< START", "7< START"]);
+}
+
+#[test]
+fn what_is_said_before_start_follows_it() {
+    let events = [
+        Event::Started(FIRST),
+        sync(FIRST, "a"),
+        Event::Started(SECOND),
+        sync(SECOND, "b"),
+        sync(FIRST, "c"),
+    ];
+    let mut coordinator = coordinator(false);
+    let told = play(&mut coordinator, events);
+    assert!(told.iter().all(|line| !line.contains("SYNC")), "{told:?}");
+    let told = play(&mut coordinator, [Event::Started(THIRD)]);
+    let third: Vec<&String> = told.iter().filter(|line| line.starts_with('7')).collect();
+    assert_eq!(
+        third[4..],
+        [
+            "7< START",
+            "7< SYNC [ops@db2:22] a",
+            "7< SYNC [ops@db3:22] b",
+            "7< SYNC [ops@db2:22] c",
+        ]
+    );
+}
+
+#[test]
+fn a_broadcast_goes_to_all_that_run_and_to_its_sender() {
+    let mut coordinator = under_way(false);
+    let told = play(&mut coordinator, [sync(SECOND, "drained")]);
+    let text = "SYNC [ops@db3:22] drained";
+    assert_eq!(told, [2, 3, 7].map(|node| format!("{node}< {text}")));
+    let events = [Event::Ended(FIRST, End::Succeeded), sync(SECOND, "")];
+    let told = play(&mut coordinator, events);
+    assert_eq!(
+        told,
+        [3, 7].map(|node| format!("{node}< SYNC [ops@db3:22]"))
+    );
+}
+
+#[test]
+fn the_text_of_a_broadcast_exists_once() {
+    let actions = under_way(false).on(sync(SECOND, "drained"));
+    let [Action::Send(_, one), Action::Send(_, other), _] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert!(Arc::ptr_eq(one, other));
+}
+
+#[test]
+fn a_failing_tool_cancels_the_run_once_and_nothing_follows() {
+    let mut coordinator = under_way(false);
+    let events = [
+        Event::Ended(SECOND, End::Failed),
+        sync(FIRST, "x"),
+        Event::Ended(FIRST, End::Failed),
+    ];
+    assert_eq!(play(&mut coordinator, events), ["cancel 3"]);
+    assert!(coordinator.is_over());
+}
+
+#[test]
+fn a_loose_run_goes_on_without_the_failing_tool() {
+    let mut coordinator = under_way(true);
+    let events = [Event::Ended(SECOND, End::Failed), sync(FIRST, "x")];
+    let told = play(&mut coordinator, events);
+    assert_eq!(
+        told,
+        [2, 7].map(|node| format!("{node}< SYNC [ops@db2:22] x"))
+    );
+    assert!(!coordinator.is_over());
+    play(
+        &mut coordinator,
+        [FIRST, THIRD].map(|node| Event::Ended(node, End::Succeeded)),
+    );
+    assert!(coordinator.is_over());
+}
+
+#[test]
+fn a_tool_that_is_over_before_start_is_not_waited_for() {
+    let mut coordinator = coordinator(false);
+    let events = [
+        Event::Started(FIRST),
+        sync(FIRST, "done"),
+        Event::Ended(FIRST, End::Succeeded),
+        Event::Started(SECOND),
+        Event::Started(THIRD),
+    ];
+    let told = play(&mut coordinator, events);
+    assert_eq!(
+        told[12..],
+        [
+            "3< START",
+            "7< START",
+            "3< SYNC [ops@db2:22] done",
+            "7< SYNC [ops@db2:22] done",
+        ]
+    );
+}
+
+#[test]
+fn a_host_that_is_lost_before_its_tool_runs_is_not_waited_for() {
+    let events = [
+        Event::Started(FIRST),
+        Event::Started(SECOND),
+        Event::Ended(THIRD, End::Failed),
+    ];
+    let told = play(&mut coordinator(true), events.clone());
+    assert_eq!(told[8..], ["2< START", "3< START"]);
+    let told = play(&mut coordinator(false), events);
+    assert_eq!(told[8..], ["cancel 7"]);
+}
+
+#[test]
+fn first_words_may_overtake_the_news_of_the_start() {
+    let mut coordinator = coordinator(false);
+    let told = play(&mut coordinator, [sync(FIRST, "x")]);
+    assert_eq!(told[0], "2< HELLO");
+    assert_eq!(play(&mut coordinator, [Event::Started(FIRST)]), [""; 0]);
+}
+
+#[test]
+fn strangers_and_the_dead_have_no_say() {
+    let mut coordinator = under_way(false);
+    let events = [
+        Event::Started(NodeId(0)),
+        sync(NodeId(4), "x"),
+        Event::Ended(NodeId(99), End::Failed),
+        Event::Ended(FIRST, End::Succeeded),
+        sync(FIRST, "x"),
+        Event::Started(FIRST),
+        Event::Ended(FIRST, End::Failed),
+    ];
+    assert_eq!(play(&mut coordinator, events), [""; 0]);
+}
+
+#[test]
+fn who_floods_the_others_before_start_is_stopped() {
+    let mut coordinator = coordinator(false);
+    play(&mut coordinator, [Event::Started(FIRST)]);
+    let much = "x".repeat(1_000_000);
+    let told = play(&mut coordinator, (0..9).map(|_| sync(FIRST, &much)));
+    assert_eq!(told, ["stop 2"]);
+}
+
+#[test]
+fn the_thread_ends_with_the_tools_and_with_the_last_sender() {
+    for with_senders in [true, false] {
+        let (sender, events) = unbounded();
+        let (act, actions) = unbounded();
+        let act = move |action| act.send(action).expect("the test listens");
+        spawn(coordinator(false), events, act).expect("a thread");
+        for node in [FIRST, SECOND, THIRD] {
+            sender.send(Event::Started(node)).expect("it listens");
+        }
+        if with_senders {
+            for node in [FIRST, SECOND, THIRD] {
+                let event = Event::Ended(node, End::Succeeded);
+                sender.send(event).expect("it listens");
+            }
+        } else {
+            drop(sender);
+        }
+        // Ends when the thread drops its sender.
+        assert_eq!(actions.iter().count(), 6);
+    }
+}
+
+/// A tool as the test plays it: what it does next, if it has its turn.
+struct Player {
+    script: VecDeque<Event>,
+    heard: Vec<String>,
+}
+
+/// `rounds` phases for each tool, with some ending early; the order in which
+/// they get their turns is random.
+fn players(phases: &[usize], fails: bool) -> Vec<Player> {
+    let players = phases.iter().enumerate();
+    players
+        .map(|(index, &phases)| {
+            let node = NodeId(index);
+            let syncs = (0..phases).map(|phase| sync(node, &phase.to_string()));
+            let end = if fails { End::Failed } else { End::Succeeded };
+            Player {
+                script: std::iter::once(Event::Started(node))
+                    .chain(syncs)
+                    .chain([Event::Ended(node, end)])
+                    .collect(),
+                heard: Vec::new(),
+            }
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn all_tools_hear_the_same_in_the_same_order(
+        phases in prop::collection::vec(0usize..6, 1..9),
+        turns in prop::collection::vec(any::<prop::sample::Index>(), 100),
+        fails: bool,
+    ) {
+        let count = phases.len();
+        let nodes = (0..count).map(|index| (NodeId(index), name(NodeId(index))));
+        let mut coordinator = Coordinator::new(Prefix::new([0; 8]), nodes, fails);
+        let mut players = players(&phases, fails);
+        let mut turns = turns.iter().cycle();
+        let mut running = vec![false; count];
+        let mut started = 0;
+        // What everybody who runs to the end hears after START.
+        let mut said = Vec::new();
+        while players.iter().any(|player| !player.script.is_empty()) {
+            let ready: Vec<usize> = (0..count).filter(|&i| !players[i].script.is_empty()).collect();
+            let index = ready[turns.next().expect("endless").index(ready.len())];
+            let event = players[index].script.pop_front().expect("ready");
+            match &event {
+                Event::Started(node) => {
+                    running[node.0] = true;
+                    started += 1;
+                }
+                Event::Sync(node, text) => {
+                    said.push(format!("SYNC {} {}", name(*node), String::from_utf8_lossy(text)));
+                }
+                Event::Ended(node, _) => running[node.0] = false,
+            }
+            for line in play(&mut coordinator, [event]) {
+                let (node, message) = line.split_once("< ").expect("nothing is cancelled");
+                let node: usize = node.parse().expect("a number");
+                prop_assert!(running[node], "an ended tool is sent {message}");
+                if message == "START" {
+                    prop_assert_eq!(started, count, "START before all were started");
+                }
+                players[node].heard.push(message.to_owned());
+            }
+            for (index, player) in players.iter().enumerate().filter(|(i, _)| running[*i]) {
+                let introduction: Vec<String> = std::iter::once("HELLO".to_owned())
+                    .chain((0..count).map(|i| {
+                        let mark = if i == index { " CURRENT" } else { "" };
+                        format!("NODE {}{mark}", name(NodeId(i)))
+                    }))
+                    .collect();
+                prop_assert_eq!(&player.heard[..=count], &introduction[..]);
+                let rest = &player.heard[count + 1..];
+                if started < count {
+                    prop_assert!(rest.is_empty());
+                } else {
+                    prop_assert_eq!(&rest[0], "START");
+                    prop_assert_eq!(&rest[1..], &said[..]);
+                }
+            }
+        }
+        prop_assert!(coordinator.is_over());
+        // Those that ended early heard the beginning of the same.
+        for player in &players {
+            if let Some(rest) = player.heard.get(count + 2..) {
+                prop_assert!(said.starts_with(rest));
+            }
+        }
+    }
+}
