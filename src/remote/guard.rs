@@ -17,19 +17,14 @@ use std::time::Duration;
 
 use crate::event::{Identity, LockRefusal};
 use crate::remote::command_line::quote;
-use crate::remote::sudo::{Nonces, shell_command};
+use crate::remote::sudo::Nonces;
+use crate::remote::{call_script, without_comments};
 
 /// The script without its comments, as it is sent.
 ///
 /// It goes to the guard's stdin, before all orders, so that the process lists of
 /// the hosts show a short command line.
-pub static SCRIPT: LazyLock<String> = LazyLock::new(|| {
-    let lines = include_str!("guard.sh").lines().map(str::trim_start);
-    lines
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .flat_map(|line| [line, "\n"])
-        .collect()
-});
+pub static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("guard.sh")));
 
 /// What to lock, and what to do if it is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +94,7 @@ impl Guard<'_> {
     fn call(&self, arguments: &str) -> String {
         let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
         let arguments = format!("orgalorg-guard $$ $PPID {arguments}");
-        format!("{} {arguments}", shell_command(&read, self.sudo))
+        call_script(&read, &arguments, self.sudo)
     }
 }
 

@@ -11,8 +11,6 @@ use std::fmt;
 
 use memchr::memmem;
 
-use crate::remote::command_line::quote;
-
 /// The words of one run.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Nonces {
@@ -50,23 +48,6 @@ impl Nonces {
     /// The start of the script that runs under sudo.
     pub(super) fn announcement(&self) -> String {
         format!("printf %s '{}' >&2", self.started)
-    }
-}
-
-/// The command that has `sh` run a script, whatever the login shell is; under
-/// sudo where there are words for it.
-#[must_use]
-pub(super) fn shell_command(script: &str, sudo: Option<&Nonces>) -> String {
-    match sudo {
-        None => format!("exec sh -c {}", quote(script.as_bytes())),
-        Some(nonces) => {
-            let script = format!("{}; {script}", nonces.announcement());
-            format!(
-                "exec {} sh -c {}",
-                nonces.command(),
-                quote(script.as_bytes())
-            )
-        }
     }
 }
 

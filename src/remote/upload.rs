@@ -5,8 +5,9 @@
 //! which this cannot work (no right to the directory, no `zstd`) fails while
 //! nothing has been changed anywhere.
 
+use crate::remote::call_script;
 use crate::remote::command_line::{Directory, quote};
-use crate::remote::sudo::{Nonces, shell_command};
+use crate::remote::sudo::Nonces;
 
 /// The line on stdout that says that the archive may come.
 pub const READY: &str = "ORGALORG READY";
@@ -68,7 +69,7 @@ impl Upload<'_> {
             None => "exec tar -x -p -f - \"$@\"\n".to_owned(),
             Some(program) => format!("{program} -d -c | tar -x -p -f - \"$@\"\n"),
         });
-        shell_command(&script, self.sudo)
+        call_script(&script, "orgalorg-upload", self.sudo)
     }
 }
 

@@ -1,0 +1,91 @@
+//! The built-in sync tool: puts the files of a run directory in place.
+//!
+//! It is used where no sync tool is installed, and for `--apply`. `place.sh` does
+//! it, on the host: what is in the way is found, and all copies are made, before
+//! the first file is renamed to where it belongs, so that a host that cannot have
+//! all of it stays as it is. It says on stderr what went wrong, and exits with 1.
+//!
+//! This module has its text; `run` decides when it is used.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use crate::remote::command_line::{RUN_DIRECTORIES, quote};
+use crate::remote::sudo::Nonces;
+use crate::remote::{call_script, without_comments};
+
+/// The sync tool that is used when the user names none.
+pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
+
+static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("place.sh")));
+
+/// What becomes of the run directory once its files are in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// It stays: a tool is to run in it.
+    Keep,
+    /// It is removed.
+    Remove,
+}
+
+/// The string for the login shell that puts the files of the run directory of
+/// this id in place, under `/`. `random` makes the names of the directories that
+/// it needs in between, and should be new for each run.
+#[must_use]
+pub fn place(id: &str, random: [u8; 8], then: Then, sudo: Option<&Nonces>) -> String {
+    let then = match then {
+        Then::Keep => "keep",
+        Then::Remove => "remove",
+    };
+    call(
+        &in_run_directory(),
+        id.as_bytes(),
+        b"/",
+        &random,
+        then,
+        sudo,
+    )
+}
+
+/// The string for the login shell that removes the run directory of this id, if
+/// it is there.
+#[must_use]
+pub fn remove(id: &str, sudo: Option<&Nonces>) -> String {
+    let script = in_run_directory();
+    call(&script, id.as_bytes(), b"/", &[], "only-remove", sudo)
+}
+
+/// The script for the run directory of an id, wherever that is.
+fn in_run_directory() -> String {
+    let find = r#"set -- "$base/$1" "$2" "$3" "$4""#;
+    format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT)
+}
+
+/// The string for the login shell that tells with its exit status whether the
+/// default tool is there (0) or not (1).
+#[must_use]
+pub fn find_default_tool(sudo: Option<&Nonces>) -> String {
+    let script = "[ -f \"$1\" ] && [ -x \"$1\" ]";
+    call_script(script, &format!("orgalorg-find {DEFAULT_TOOL}"), sudo)
+}
+
+fn call(
+    script: &str,
+    directory: &[u8],
+    root: &[u8],
+    random: &[u8],
+    then: &str,
+    sudo: Option<&Nonces>,
+) -> String {
+    let id = random.iter().fold(String::new(), |mut id, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(id, "{byte:02x}");
+        id
+    });
+    let (directory, root) = (quote(directory), quote(root));
+    let arguments = format!("orgalorg-place {directory} {root} '{id}' {then}");
+    call_script(script, &arguments, sudo)
+}
+
+#[cfg(test)]
+mod tests;
