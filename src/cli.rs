@@ -24,8 +24,8 @@ use crate::archive::names::Naming;
 use crate::archive::sources::{Options, Sources};
 use crate::cluster::guard::LEASE_PERIODS;
 use crate::config::{
-    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Secrets, Sync,
-    Upload,
+    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Place, Secrets,
+    Sync, Upload,
 };
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
@@ -33,6 +33,8 @@ use crate::output::printer::OutputError;
 use crate::remote;
 use crate::remote::command_line::{CommandLine, DEFAULT_SHELL, Directory, Shell};
 use crate::remote::guard::{Guard, LockTarget, Make};
+use crate::remote::place;
+use crate::remote::protocol::Prefix;
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
 use crate::ssh::keys;
@@ -138,7 +140,7 @@ impl Typed {
         } else if self.args.upload {
             Mode::Upload(self.upload(nonces.clone())?)
         } else if self.args.sync {
-            Mode::Sync(self.sync(nonces.clone())?)
+            Mode::Sync(Box::new(self.sync(nonces.clone())?))
         } else {
             Mode::Command(self.command(nonces.clone())?)
         };
@@ -252,10 +254,16 @@ impl Typed {
             (args.no_preserve_uid, "--no-preserve-uid", uploads, files),
             (args.no_preserve_gid, "--no-preserve-gid", uploads, files),
             (args.compress.is_some(), "--compress", uploads, files),
-            (args.sync_cmd != DEFAULT_SYNC, "-n", args.sync, tools),
+            (
+                args.sync_cmd != DEFAULT_SYNC.as_str(),
+                "-n",
+                args.sync,
+                tools,
+            ),
             (!args.sync_args.is_empty(), "-g", args.sync, tools),
             (args.simple, "-m", args.sync, tools),
             (args.no_upload, "--no-upload", args.sync, tools),
+            (args.apply, "--apply", args.sync, tools),
         ] {
             if is_given && !has_use && !args.list {
                 return Err(usage(format!("{option} goes with {belongs_to} only")));
@@ -328,8 +336,29 @@ impl Typed {
         let words = args.sync_args.iter();
         let words: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
         let program = args.sync_cmd.as_bytes();
-        let tool = self.runs(program, Some(&words), directory, nonces)?;
-        Ok(Sync { upload, tool })
+        let tool = self.runs(program, Some(&words), directory, nonces.clone())?;
+        let lines = |line: &dyn Fn(Option<&Nonces>) -> String| Lines {
+            as_user: line(nonces.as_ref()),
+            as_root: line(None),
+        };
+        let is_default = args.sync_cmd == DEFAULT_SYNC.as_str();
+        let number = random()?;
+        let place = run_directory
+            .as_ref()
+            .filter(|_| !args.relative && (is_default || args.apply))
+            .map(|id| Place {
+                lines: lines(&|sudo| place::place(id, number, sudo)),
+                is_wanted: args.apply,
+            });
+        Ok(Sync {
+            upload,
+            tool,
+            protocol: (!args.simple)
+                .then(|| random().map(Prefix::new))
+                .transpose()?,
+            find: is_default.then(|| lines(&place::find_default_tool)),
+            place,
+        })
     }
 
     fn root_or<'a>(&'a self, otherwise: Directory<'a>) -> Result<Directory<'a>, Early> {
@@ -586,8 +615,12 @@ fn local_user() -> Result<String, Early> {
 }
 
 fn nonces(with_password: bool) -> Result<Nonces, Early> {
-    let mut random = [0; 16];
+    Ok(Nonces::new(random()?, with_password))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Early> {
+    let mut random = [0; N];
     getrandom::fill(&mut random)
         .map_err(|error| usage(format!("the system gives no random numbers: {error}")))?;
-    Ok(Nonces::new(random, with_password))
+    Ok(random)
 }

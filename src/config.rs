@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::archive::compress::Compression;
 use crate::archive::sources::Sources;
 use crate::hosts::Target;
+use crate::remote::protocol::Prefix;
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
 use crate::ssh::keys::KeyFile;
@@ -49,7 +50,7 @@ pub enum Mode {
     /// Upload files (`-U`).
     Upload(Upload),
     /// Upload files, and run the sync tool (`-S`).
-    Sync(Sync),
+    Sync(Box<Sync>),
     /// Hold the lock (`-L`).
     Lock,
 }
@@ -112,6 +113,23 @@ pub struct Sync {
     pub upload: Option<Upload>,
     /// The sync tool.
     pub tool: Command,
+    /// What the messages of sync tools begin with (not with `-m`).
+    pub protocol: Option<Prefix>,
+    /// Tells whether the default sync tool is there, if it is the one to run.
+    pub find: Option<Lines>,
+    /// Puts the files of the run directory in place, if there is one and these
+    /// have a place.
+    pub place: Option<Place>,
+}
+
+/// The built-in way to put files in place.
+#[derive(Debug)]
+pub struct Place {
+    /// What does it on the hosts.
+    pub lines: Lines,
+    /// Whether it is done before a tool runs (`--apply`), or only where there is
+    /// none.
+    pub is_wanted: bool,
 }
 
 /// What `-C` runs, or a sync tool.

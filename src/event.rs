@@ -118,6 +118,12 @@ impl Outcome {
         }
     }
 
+    /// Whether all is well.
+    #[must_use]
+    pub fn is_ok(&self) -> bool {
+        self.status == Status::Ok
+    }
+
     /// The end of a host that the run did not wait for.
     #[must_use]
     pub fn cancelled() -> Self {
@@ -204,6 +210,26 @@ pub enum NodeEvent {
     InputFailed(Tree),
     /// Nothing more will come from this node.
     Ended(Outcome),
+}
+
+/// What happens to a sync tool, for the coordinator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ToolEvent {
+    /// It has been started.
+    Started(NodeId),
+    /// It has said SYNC, with this description.
+    Sync(NodeId, Vec<u8>),
+    /// It has ended, or never started, or its host is lost.
+    Ended(NodeId, ToolEnd),
+}
+
+/// How a sync tool has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ToolEnd {
+    /// With status 0.
+    Succeeded,
+    /// In any other way: it cannot be counted on to have done its part.
+    Failed,
 }
 
 /// Where a part of the program says what it does. `output` shows it.

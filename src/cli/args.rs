@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use clap::{ArgAction, Parser, ValueEnum};
@@ -9,6 +10,8 @@ use clap::{ArgAction, Parser, ValueEnum};
 use crate::cli::time;
 use crate::config::Color;
 use crate::remote::command_line::DEFAULT_SHELL;
+use crate::remote::place::DEFAULT_TOOL;
+use crate::remote::protocol::HELP;
 
 /// Run a command on many hosts over SSH, with live output from all of them.
 #[derive(Debug, Parser)]
@@ -23,7 +26,7 @@ use crate::remote::command_line::DEFAULT_SHELL;
     disable_version_flag = true,
     override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       orgalorg [options] (-o <host>... | -s) -U -r <dir> <files>...\n       orgalorg [options] (-o <host>... | -s) -S [<files>... | --no-upload]\n       orgalorg [options] (-o <host>... | -s) -L",
     after_help = AFTER_HELP,
-    after_long_help = AFTER_LONG_HELP,
+    after_long_help = format!("{AFTER_LONG_HELP}\n\nSync protocol:\n{HELP}"),
     next_line_help = false,
     max_term_width = 100
 )]
@@ -209,13 +212,14 @@ pub(super) struct Args {
 
     /// The sync tool, a shell command
     ///
-    /// It finds what -g names as "$@".
+    /// It finds what -g names as "$@". Where the default one is on no host, files
+    /// are just put in place, as with --apply.
     #[arg(
         short = 'n',
         long,
         value_name = "COMMAND",
         help_heading = "Sync",
-        default_value = DEFAULT_SYNC
+        default_value = DEFAULT_SYNC.as_str()
     )]
     pub(super) sync_cmd: OsString,
 
@@ -236,6 +240,13 @@ pub(super) struct Args {
     /// Run the sync tool without uploading anything
     #[arg(long, help_heading = "Sync")]
     pub(super) no_upload: bool,
+
+    /// Put the files in place before the sync tool runs
+    ///
+    /// Each is written beside what it replaces and renamed over it. The run
+    /// directory is removed afterwards.
+    #[arg(long, help_heading = "Sync", conflicts_with_all = ["root", "relative", "no_upload"])]
+    pub(super) apply: bool,
 
     /// Do not lock
     ///
@@ -387,7 +398,8 @@ pub(super) enum HostKeys {
 }
 
 /// What `-S` runs if nothing else is said.
-pub(super) const DEFAULT_SYNC: &str = "/usr/lib/orgalorg/sync \"${@}\"";
+pub(super) static DEFAULT_SYNC: LazyLock<String> =
+    LazyLock::new(|| format!("{DEFAULT_TOOL} \"${{@}}\""));
 
 /// `--compress`
 #[derive(Debug, Clone, Copy, ValueEnum)]

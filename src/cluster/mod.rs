@@ -51,10 +51,26 @@ pub struct Cluster {
 
 /// The way to a running node thread.
 struct Handle {
-    // Unbounded: a node gets a handful of orders in its life.
+    courier: Courier,
+    plug: Plug,
+}
+
+/// Brings orders to a node, from any thread.
+#[derive(Clone)]
+pub struct Courier {
+    // Unbounded: a node gets a handful of orders in its life. (Only what sync
+    // tools say to each other is more, and what waits for a tool is bounded.)
     orders: Sender<Order>,
     waker: Waker,
-    plug: Plug,
+}
+
+impl Courier {
+    /// Tells the node what to do next. Never waits.
+    pub fn order(&self, order: Order) {
+        // A node that has ended meanwhile has said so.
+        let _ = self.orders.send(order);
+        self.waker.wake();
+    }
 }
 
 impl Cluster {
@@ -109,11 +125,8 @@ impl Cluster {
                     // Main may be gone already.
                     let _ = events.send((id, NodeEvent::Ended(outcome)));
                 })?;
-            Ok(Handle {
-                orders,
-                waker,
-                plug,
-            })
+            let courier = Courier { orders, waker };
+            Ok(Handle { courier, plug })
         });
         match started {
             Ok(handle) => self.handles[id.0] = Some(handle),
@@ -130,10 +143,15 @@ impl Cluster {
     /// Tells a node what to do next.
     pub fn order(&self, id: NodeId, order: Order) {
         if let Some(handle) = &self.handles[id.0] {
-            // A node that has ended meanwhile has said so.
-            let _ = handle.orders.send(order);
-            handle.waker.wake();
+            handle.courier.order(order);
         }
+    }
+
+    /// The way to a node, if it has been started.
+    #[must_use]
+    pub fn courier(&self, id: NodeId) -> Option<Courier> {
+        let handle = self.handles[id.0].as_ref();
+        handle.map(|handle| handle.courier.clone())
     }
 
     /// Breaks off the connection of a node that does not watch the time any
@@ -148,21 +166,21 @@ impl Cluster {
     #[must_use]
     pub fn waker(&self, id: NodeId) -> Option<Waker> {
         let handle = self.handles[id.0].as_ref();
-        handle.map(|handle| handle.waker.clone())
+        handle.map(|handle| handle.courier.waker.clone())
     }
 
     /// The wakers of all nodes that have been started.
     #[must_use]
     pub fn wakers(&self) -> Vec<Waker> {
         let handles = self.handles.iter().flatten();
-        handles.map(|handle| handle.waker.clone()).collect()
+        handles.map(|handle| handle.courier.waker.clone()).collect()
     }
 
     /// Ends all nodes, whatever they are doing.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         for handle in self.handles.iter().flatten() {
-            handle.waker.wake();
+            handle.courier.waker.wake();
         }
     }
 }

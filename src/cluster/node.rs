@@ -11,10 +11,11 @@ use crate::cluster::input::Input;
 use crate::cluster::serving::Serving;
 use crate::cluster::stream::Chunk;
 use crate::error::Tree;
-use crate::event::{HostKey, Level, Log, NodeEvent, NodeId, Outcome, Status};
+use crate::event::{HostKey, Level, Log, NodeEvent, NodeId, Outcome, Status, ToolEvent};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::KnownHosts;
 use crate::output::Display;
+use crate::remote::protocol::{Names, Prefix};
 use crate::remote::sudo::Nonces;
 use crate::ssh::auth::{self, AuthError, Credentials, Secret};
 use crate::ssh::connect::{self, ConnectError};
@@ -53,6 +54,12 @@ pub enum Order {
     Upload(Arc<Job>, Receiver<Chunk>),
     /// Run this command.
     Run(Arc<Job>),
+    /// Give this to the sync tool.
+    Tell(Arc<[u8]>),
+    /// Give the sync tool end of file.
+    Close,
+    /// The sync tool has failed, for this reason.
+    FailTool(Tree),
     /// Have the guard say whether anything is left in the run directory.
     LookIntoRunDirectory,
     /// All is over.
@@ -89,8 +96,23 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// What happens to the run directory, if there is one, is up to the command.
     pub keeps_run_directory: bool,
+    /// It is a sync tool that talks to the others.
+    pub protocol: Option<Protocol>,
     /// Ends what the command has left, if there is no guard any more.
     pub sweep: Arc<GuardJob>,
+}
+
+/// How the sync tools of a run talk.
+#[derive(Clone)]
+pub struct Protocol {
+    /// What each message begins with.
+    pub prefix: Prefix,
+    /// The names of the nodes.
+    pub names: Arc<Names>,
+    /// The way to the coordinator. Unbounded: it is one thread that never waits,
+    /// and how much may be said is bounded at the other end, by what may wait for
+    /// a tool.
+    pub events: Sender<ToolEvent>,
 }
 
 /// How to get past sudo.

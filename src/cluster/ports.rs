@@ -1,20 +1,24 @@
 //! What a command on a host is connected to: its output to the printer, its
-//! input to `-i` or to an upload, and sudo's questions to the password.
+//! input to `-i` or to an upload, a sync tool to the coordinator, and sudo's
+//! questions to the password.
 
 use std::sync::Arc;
 
+use crossbeam_channel::Sender;
 use zeroize::Zeroizing;
 
 use crate::cluster::input::Reader;
+use crate::cluster::node::Protocol;
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
-use crate::event::{NodeId, Stream};
+use crate::event::{NodeId, Stream, ToolEnd, ToolEvent};
 use crate::output::credit::Credit;
 use crate::output::{Display, Message};
+use crate::remote::protocol::{Filter, Inbox};
 use crate::remote::sudo::{Gate, SudoEvent};
 use crate::remote::upload;
 use crate::ssh::auth::Secret;
-use crate::ssh::process::{Ports, Supply};
+use crate::ssh::process::{INPUT_CHUNK, Ports, Supply};
 
 /// How much of the end of stderr is remembered, for error messages.
 const TAIL: usize = 512;
@@ -27,6 +31,8 @@ pub(super) struct CommandPorts {
     source: Source,
     /// What it says is not output, but tar's words.
     tar: Option<TarTalk>,
+    /// What it says may be for the other sync tools.
+    tool: Option<ToolTalk>,
     sudo: Option<SudoDoor>,
     tail: Vec<u8>,
     input_error: Option<Tree>,
@@ -40,6 +46,66 @@ pub(super) enum Source {
     File(Reader),
     /// It is an upload.
     Archive(Tap),
+    /// It is a sync tool, which is told what comes in here.
+    Tool(Inbox),
+    /// It is a sync tool, and is told no more than this.
+    LastWords(Inbox),
+}
+
+/// The way from a sync tool to the coordinator.
+struct ToolTalk {
+    node: NodeId,
+    filter: Filter,
+    events: Sender<ToolEvent>,
+    /// Why it has failed, whatever it says itself.
+    problem: Option<Tree>,
+    has_ended: bool,
+}
+
+impl ToolTalk {
+    fn tell(&self, event: ToolEvent) {
+        // A coordinator that has ended has nothing left to do.
+        let _ = self.events.send(event);
+    }
+
+    /// Takes the messages out of what it says.
+    fn hear(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut output = Vec::with_capacity(bytes.len());
+        let (node, events) = (self.node, &self.events);
+        let fed = self.filter.feed(bytes, &mut output, |description| {
+            // See `tell`.
+            let _ = events.send(ToolEvent::Sync(node, description));
+        });
+        if let Err(error) = fed {
+            self.problem.get_or_insert(Tree::from_error(&error));
+        }
+        output
+    }
+
+    /// Nothing more comes, because it has closed its stdout or was cut off.
+    fn finish(&mut self, by_itself: bool) -> Vec<u8> {
+        if !by_itself {
+            return self.filter.abandon();
+        }
+        let (node, events) = (self.node, &self.events);
+        self.filter.finish(|description| {
+            // See `tell`.
+            let _ = events.send(ToolEvent::Sync(node, description));
+        })
+    }
+
+    fn end(&mut self, end: ToolEnd) {
+        if !std::mem::replace(&mut self.has_ended, true) {
+            self.tell(ToolEvent::Ended(self.node, end));
+        }
+    }
+}
+
+impl Drop for ToolTalk {
+    fn drop(&mut self) {
+        // Whatever became of it: nobody shall wait for it.
+        self.end(ToolEnd::Failed);
+    }
 }
 
 /// What is said where an upload is taken: a line that it may come, and then
@@ -215,6 +281,7 @@ impl CommandPorts {
             credit,
             tar: matches!(source, Source::Archive(_)).then(TarTalk::default),
             source,
+            tool: None,
             sudo: None,
             tail: Vec::new(),
             input_error: None,
@@ -225,6 +292,62 @@ impl CommandPorts {
     pub(super) fn behind(mut self, sudo: SudoDoor) -> Self {
         self.sudo = Some(sudo);
         self
+    }
+
+    /// The same, as a sync tool that talks to the others.
+    pub(super) fn talking(mut self, protocol: &Protocol) -> Self {
+        self.source = Source::Tool(Inbox::default());
+        self.tool = Some(ToolTalk {
+            node: self.node,
+            filter: Filter::new(&protocol.prefix, Arc::clone(&protocol.names)),
+            events: protocol.events.clone(),
+            problem: None,
+            has_ended: false,
+        });
+        self
+    }
+
+    /// The host has accepted the command.
+    pub(super) fn started(&self) {
+        if let Some(tool) = &self.tool {
+            tool.tell(ToolEvent::Started(self.node));
+        }
+    }
+
+    /// Something for the sync tool.
+    pub(super) fn deliver(&mut self, text: Arc<[u8]>) {
+        let Source::Tool(inbox) = &mut self.source else {
+            return;
+        };
+        if let Err(error) = inbox.push(text) {
+            self.fail_tool(Tree::from_error(&error));
+        }
+    }
+
+    /// The sync tool gets end of file after what it has been sent.
+    pub(super) fn close(&mut self) {
+        if let Source::Tool(inbox) = &mut self.source {
+            self.source = Source::LastWords(std::mem::take(inbox));
+        }
+    }
+
+    /// The sync tool has failed, whatever it says itself.
+    pub(super) fn fail_tool(&mut self, problem: Tree) {
+        if let Some(tool) = &mut self.tool {
+            tool.problem.get_or_insert(problem);
+        }
+    }
+
+    /// Why the sync tool has failed, if it did so by talking.
+    pub(super) fn tool_problem(&self) -> Option<&Tree> {
+        self.tool.as_ref().and_then(|tool| tool.problem.as_ref())
+    }
+
+    /// What became of the sync tool.
+    pub(super) fn ended(&mut self, end: ToolEnd) {
+        if let Some(tool) = &mut self.tool {
+            tool.end(end);
+        }
     }
 
     /// Why sudo has not started the command, if it has not.
@@ -266,11 +389,15 @@ impl CommandPorts {
         self.tar.as_ref().and_then(TarTalk::reason)
     }
 
-    /// Nothing more will come.
-    pub(super) fn finish(&mut self) {
+    /// Nothing more will come: the command has ended by itself, or was cut off.
+    pub(super) fn finish(&mut self, by_itself: bool) {
         if let Some(sudo) = &mut self.sudo {
             let (stream, rest) = sudo.finish();
             self.pass_on(stream, rest);
+        }
+        if let Some(tool) = &mut self.tool {
+            let rest = tool.finish(by_itself);
+            self.print(Stream::Stdout, rest);
         }
         if let Some(tar) = &mut self.tar {
             let rest = tar.finish();
@@ -280,13 +407,12 @@ impl CommandPorts {
     }
 
     fn pass_on(&mut self, stream: Stream, bytes: Vec<u8>) {
-        match &mut self.tar {
-            None => self.print(stream, bytes),
-            Some(tar) => {
-                let shown = tar.hear(stream, &bytes);
-                self.print(Stream::Stderr, shown);
-            }
-        }
+        let (stream, shown) = match (&mut self.tar, &mut self.tool) {
+            (Some(tar), _) => (Stream::Stderr, tar.hear(stream, &bytes)),
+            (None, Some(tool)) if stream == Stream::Stdout => (stream, tool.hear(&bytes)),
+            _ => (stream, bytes),
+        };
+        self.print(stream, shown);
     }
 
     fn print(&mut self, stream: Stream, bytes: Vec<u8>) {
@@ -327,6 +453,12 @@ impl Ports for CommandPorts {
             Source::Nothing => Supply::End,
             Source::Archive(tap) if is_awaiting => tap.fill(buffer),
             Source::Archive(_) => Supply::Nothing,
+            Source::Tool(inbox) | Source::LastWords(inbox) if !inbox.is_empty() => {
+                inbox.take(buffer, INPUT_CHUNK);
+                Supply::Bytes
+            }
+            Source::Tool(_) => Supply::Nothing,
+            Source::LastWords(_) => Supply::End,
             Source::File(reader) => reader.fill(buffer).unwrap_or_else(|error| {
                 self.input_error.get_or_insert(Tree::from_error(&error));
                 buffer.clear();

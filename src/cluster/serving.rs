@@ -14,7 +14,7 @@ use crate::cluster::node::{GuardJob, Job, Node, Order, SudoJob};
 use crate::cluster::ports::{CommandPorts, Source, SudoDoor};
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
-use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream};
+use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream, ToolEnd};
 use crate::output::credit::Credit;
 use crate::remote::guard;
 use crate::remote::sudo::Gate;
@@ -125,7 +125,7 @@ impl<'a> Serving<'a> {
             }
         };
         if let Some(running) = &mut self.running {
-            running.ports.finish();
+            running.ports.finish(false);
         }
         self.session.disconnect();
         outcome
@@ -174,6 +174,9 @@ impl<'a> Serving<'a> {
                     self.fail_upload("there is nobody left on the host to make the run directory");
                 }
             }
+            Order::Tell(text) => self.with_ports(|ports| ports.deliver(text)),
+            Order::Close => self.with_ports(CommandPorts::close),
+            Order::FailTool(reason) => self.with_ports(|ports| ports.fail_tool(reason)),
             Order::LookIntoRunDirectory => {
                 if !self.order_guard(guard::Order::LookIntoRunDirectory) {
                     self.node.tell(NodeEvent::Left(None));
@@ -190,6 +193,13 @@ impl<'a> Serving<'a> {
     fn order_guard(&mut self, order: guard::Order) -> bool {
         let guard = self.guard.as_mut().filter(|guard| guard.is_ready());
         guard.map(|guard| guard.order(order)).is_some()
+    }
+
+    /// Does something to what runs, if something does.
+    fn with_ports(&mut self, change: impl FnOnce(&mut CommandPorts)) {
+        if let Some(running) = &mut self.running {
+            change(&mut running.ports);
+        }
     }
 
     fn fail_upload(&self, reason: impl Into<Tree>) {
@@ -285,6 +295,9 @@ impl<'a> Serving<'a> {
         };
         if let Some(door) = self.door(job.sudo.as_ref(), stream) {
             ports = ports.behind(door);
+        }
+        if let Some(protocol) = &job.protocol {
+            ports = ports.talking(protocol);
         }
         Running {
             job,
@@ -412,6 +425,7 @@ impl<'a> Serving<'a> {
                 guard.order(guard::Order::Started);
                 step.progress = true;
             }
+            running.ports.started();
             if running.upload.is_none() {
                 self.node.tell(NodeEvent::Started);
             }
@@ -431,12 +445,17 @@ impl<'a> Serving<'a> {
             .is_some_and(|(_, limit)| now >= *limit);
         let is_too_slow = running.deadline().is_some_and(|limit| now >= limit);
         if exit.is_some() || is_given_up {
+            let by_itself = running.ending.is_none();
             let outcome = match (running.ending.take(), &exit) {
                 (Some((outcome, _)), _) => outcome,
                 (None, Some(exit)) => running.ended(exit),
                 (None, None) => Outcome::cancelled(),
             };
-            running.ports.finish();
+            running.ports.finish(by_itself);
+            running.ports.ended(match outcome.status {
+                Status::Ok => ToolEnd::Succeeded,
+                _ => ToolEnd::Failed,
+            });
             let is_upload = running.upload.is_some();
             if let Some(running) = self.running.take() {
                 self.abandoned.push(running.process);
@@ -447,10 +466,17 @@ impl<'a> Serving<'a> {
                 } else {
                     NodeEvent::Finished(outcome)
                 });
-        } else if let Some(reason) = upload_problem.filter(|_| running.ending.is_none()) {
+        } else if running.ending.is_some() {
+            // It is on its way.
+        } else if let Some(reason) = upload_problem {
             self.end_commands(Outcome::failed(Status::Upload, reason));
             step.progress = true;
-        } else if is_too_slow && running.ending.is_none() {
+        } else if let Some(problem) = running.ports.tool_problem().cloned() {
+            // That is how it will end.
+            let status = Status::Signal("TERM".to_owned());
+            self.end_commands(Outcome::failed(status, problem));
+            step.progress = true;
+        } else if is_too_slow {
             let outcome = Outcome {
                 status: Status::Timeout,
                 ..Outcome::cancelled()

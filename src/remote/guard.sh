@@ -156,7 +156,10 @@ make_run_directory() {
 
 # What was uploaded for a run that has come to nothing is of no use to anybody.
 remove_run_directory() {
-    [ -z "$run_directory" ] || rm -rf "$run_directory"
+    [ "$run_directory" ] || return
+    # There may be directories in it that even their owner may not write to.
+    chmod -R u+rwX "$run_directory" 2>/dev/null
+    rm -rf "$run_directory"
 }
 
 # The client is gone. Its commands must not outlive it, and only then may the

@@ -19,46 +19,14 @@ pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
 
 static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("place.sh")));
 
-/// What becomes of the run directory once its files are in place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
-    /// It stays: a tool is to run in it.
-    Keep,
-    /// It is removed.
-    Remove,
-}
-
 /// The string for the login shell that puts the files of the run directory of
 /// this id in place, under `/`. `random` makes the names of the directories that
-/// it needs in between, and should be new for each run.
+/// it needs in between, and should be new for each run. The run directory stays.
 #[must_use]
-pub fn place(id: &str, random: [u8; 8], then: Then, sudo: Option<&Nonces>) -> String {
-    let then = match then {
-        Then::Keep => "keep",
-        Then::Remove => "remove",
-    };
-    call(
-        &in_run_directory(),
-        id.as_bytes(),
-        b"/",
-        &random,
-        then,
-        sudo,
-    )
-}
-
-/// The string for the login shell that removes the run directory of this id, if
-/// it is there.
-#[must_use]
-pub fn remove(id: &str, sudo: Option<&Nonces>) -> String {
-    let script = in_run_directory();
-    call(&script, id.as_bytes(), b"/", &[], "only-remove", sudo)
-}
-
-/// The script for the run directory of an id, wherever that is.
-fn in_run_directory() -> String {
-    let find = r#"set -- "$base/$1" "$2" "$3" "$4""#;
-    format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT)
+pub fn place(id: &str, random: [u8; 8], sudo: Option<&Nonces>) -> String {
+    let find = r#"set -- "$base/$1" "$2" "$3""#;
+    let script = format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT);
+    call(&script, id.as_bytes(), b"/", random, sudo)
 }
 
 /// The string for the login shell that tells with its exit status whether the
@@ -73,8 +41,7 @@ fn call(
     script: &str,
     directory: &[u8],
     root: &[u8],
-    random: &[u8],
-    then: &str,
+    random: [u8; 8],
     sudo: Option<&Nonces>,
 ) -> String {
     let id = random.iter().fold(String::new(), |mut id, byte| {
@@ -83,7 +50,7 @@ fn call(
         id
     });
     let (directory, root) = (quote(directory), quote(root));
-    let arguments = format!("orgalorg-place {directory} {root} '{id}' {then}");
+    let arguments = format!("orgalorg-place {directory} {root} '{id}'");
     call_script(script, &arguments, sudo)
 }
 

@@ -1,12 +1,10 @@
 # Puts the files of a run directory in place on this host (see place.rs).
 #
-#   sh -c <this> orgalorg-place <dir> <root> <id> <then>
+#   sh -c <this> orgalorg-place <dir> <root> <id>
 #
 #   dir     the run directory
 #   root    what to place them under: / (but for tests)
 #   id      a word that nothing on this host has in its name
-#   then    remove: the run directory is removed afterwards; keep; only-remove:
-#           that, and nothing else
 #
 # In each directory that is there already, what is to come is first copied into a
 # new directory of ours, and renamed from there when all copies have been made:
@@ -15,7 +13,7 @@
 # found by patterns, and go to other programs by the hundred.
 #
 # Needs a POSIX sh, and cp, mv and the like of GNU or BusyBox.
-dir=$1 root=${2%/} id=$3 then=$4
+dir=$1 root=${2%/} id=$3
 LC_ALL=C
 export LC_ALL
 unset GLOBIGNORE
@@ -173,20 +171,7 @@ fail() {
     exit 1
 }
 
-remove_all() {
-    case $dir in
-        */orgalorg*/[0-9]*.[0-9]*)
-            cd / && remove "$dir" || say "'$dir' could not be removed"
-            ;;
-        *) say "'$dir' is no run directory, and was not removed" ;;
-    esac
-}
-
 trap '' PIPE
-if [ "$then" = only-remove ]; then
-    [ ! -d "$dir" ] || remove_all
-    exit
-fi
 cd "$dir" || exit
 conflicts=0 changed='nothing has been changed'
 check ''
@@ -199,5 +184,4 @@ stage ''
 trap '' HUP INT TERM
 changed='some files may be in place, others are not'
 commit ''
-[ "$then" = keep ] || remove_all
 exit 0

@@ -1,58 +1,120 @@
 //! The mode `-C`: one command on all hosts at once. (A sync tool is one, too.)
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::input::{self, Input, InputError};
-use crate::cluster::node::{Job, Order};
+use crate::cluster::node::{Job, Order, Protocol};
 use crate::config::{Command, GuardLines, InputFile};
 use crate::error::Tree;
-use crate::event::Status;
+use crate::event::{Level, NodeId, Outcome, ToolEnd, ToolEvent};
+use crate::output::summary;
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 use crate::ssh::process::TerminalSize;
 
+/// How long sync tools have to end by themselves when one of them has failed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// What a sync tool has, and other commands have not.
+#[derive(Default)]
+pub(super) struct Tool {
+    /// What happens to the run directory is up to it.
+    pub(super) keeps_run_directory: bool,
+    /// It talks to the others.
+    pub(super) protocol: Option<Protocol>,
+}
+
 impl Run {
     /// Starts the command on all hosts that are ready and waits for all of them.
-    /// Where there is a run directory, it may be the command's from then on.
     pub(super) fn command(
         &mut self,
         command: Command,
-        keeps_run_directory: bool,
+        tool: Tool,
         conduct: Conduct<'_>,
     ) -> Result<(), Stop> {
-        let job = self.job(command, keeps_run_directory, conduct.guard)?;
+        let job = self.job(command, tool, conduct.guard)?;
+        self.run_job(&job, conduct)
+    }
+
+    /// As [`Run::command`], as one step of a run: hosts on which it went well are
+    /// ready for more.
+    pub(super) fn step(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
+        let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
+        self.run_job(job, conduct)?;
+        for node in nodes {
+            let outcome = self.states[node.0].outcome();
+            if self.states[node.0].is_live() && outcome.is_some_and(Outcome::is_ok) {
+                self.states[node.0] = State::Guarded(None);
+            }
+        }
+        Ok(())
+    }
+
+    fn run_job(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
         let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
         let mut fan_out = FanOut::new(conduct.threads, ready);
+        // Until then tools may end that cannot do without one that has failed.
+        let mut patience: Option<Instant> = None;
         loop {
-            while let Some(node) = fan_out.admit() {
+            while patience.is_none()
+                && let Some(node) = fan_out.admit()
+            {
                 self.states[node.0] = State::Running;
-                self.cluster.order(node, Order::Run(Arc::clone(&job)));
+                self.cluster.order(node, Order::Run(Arc::clone(job)));
             }
             if !self.states.iter().any(State::is_busy) {
-                return Ok(());
+                break;
             }
-            if let Some(node) = self.next_event(None)? {
-                // Started, or ended without.
-                fan_out.release(node);
-                if conduct.fail_fast && self.has_failed(node) {
+            let Some(node) = self.next_event(patience)? else {
+                if patience.is_some_and(|limit| Instant::now() >= limit) {
                     return Err(Stop::FailFast);
+                }
+                continue;
+            };
+            // Started, or ended without.
+            fan_out.release(node);
+            if !self.has_failed(node) {
+                continue;
+            }
+            if conduct.fail_fast {
+                return Err(Stop::FailFast);
+            }
+            if let Some(protocol) = &job.protocol {
+                // It may have ended before it knew of a tool. (The coordinator
+                // may have ended too.)
+                let _ = protocol
+                    .events
+                    .send(ToolEvent::Ended(node, ToolEnd::Failed));
+                if !conduct.is_loose && patience.is_none() {
+                    patience = Some(Instant::now() + LAST_WORDS);
+                    self.say_others_end(node);
                 }
             }
         }
+        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
+            self.states[node.0] = State::Finished(Outcome::cancelled());
+        }
+        Ok(())
     }
 
-    fn has_failed(&self, node: crate::event::NodeId) -> bool {
+    fn say_others_end(&self, node: NodeId) {
+        let cause = self.states[node.0].outcome().map(summary::cause);
+        let node = self.targets[node.0].node();
+        let headline = format!("{node} the sync tool has failed, so all others are ended");
+        self.log(
+            Level::Error,
+            cause.into_iter().fold(Tree::new(headline), Tree::because),
+        );
+    }
+
+    fn has_failed(&self, node: NodeId) -> bool {
         let outcome = self.states[node.0].outcome();
-        outcome.is_some_and(|outcome| outcome.status != Status::Ok)
+        outcome.is_some_and(|outcome| !outcome.is_ok())
     }
 
-    fn job(
-        &self,
-        command: Command,
-        keeps_run_directory: bool,
-        guard: &GuardLines,
-    ) -> Result<Arc<Job>, Stop> {
+    fn job(&self, command: Command, tool: Tool, guard: &GuardLines) -> Result<Arc<Job>, Stop> {
         let input = command
             .input
             .map(|file| self.input(file))
@@ -67,7 +129,8 @@ impl Run {
             terminal: command.terminal.then(local_terminal),
             input,
             timeout: command.timeout,
-            keeps_run_directory,
+            keeps_run_directory: tool.keeps_run_directory,
+            protocol: tool.protocol,
         }))
     }
 

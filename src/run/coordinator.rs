@@ -13,36 +13,16 @@ use std::thread;
 
 use crossbeam_channel::Receiver;
 
-use crate::event::NodeId;
+use crate::event::{NodeId, ToolEnd, ToolEvent};
 use crate::remote::protocol::{MAX_WAITING, Prefix};
 
 /// How much may be said before START. All of it goes into each inbox at once, and
 /// must leave room there.
 const MAX_EARLY: usize = MAX_WAITING / 2;
 
-/// What happens to the tools.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// A tool has been started.
-    Started(NodeId),
-    /// A tool has said SYNC, with this description.
-    Sync(NodeId, Vec<u8>),
-    /// A tool has ended, or never started, or its host is lost.
-    Ended(NodeId, End),
-}
-
-/// How a tool has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// With status 0.
-    Succeeded,
-    /// In any other way: it cannot be counted on to have done its part.
-    Failed,
-}
-
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(super) enum Action {
     /// Put this into the inbox of a tool that runs.
     Send(NodeId, Arc<[u8]>),
     /// This tool has failed, and the others could wait for it for ever: all get
@@ -73,7 +53,7 @@ struct Tool {
 
 /// Knows all tools of a run.
 #[derive(Debug)]
-pub struct Coordinator {
+pub(super) struct Coordinator {
     prefix: Prefix,
     tools: BTreeMap<NodeId, Tool>,
     /// A tool that fails does not stop the others (`-w`).
@@ -90,7 +70,7 @@ impl Coordinator {
     /// A coordinator of the tools on these nodes (with their names, in any order;
     /// they are named in target order).
     #[must_use]
-    pub fn new(
+    pub(super) fn new(
         prefix: Prefix,
         nodes: impl IntoIterator<Item = (NodeId, String)>,
         is_loose: bool,
@@ -114,25 +94,25 @@ impl Coordinator {
     }
 
     /// Takes an event. What is to be done about it is to be done in this order.
-    pub fn on(&mut self, event: Event) -> Vec<Action> {
+    pub(super) fn on(&mut self, event: ToolEvent) -> Vec<Action> {
         if self.is_cancelled {
             return Vec::new();
         }
         match event {
-            Event::Started(node) => self.started(node),
-            Event::Sync(node, description) => {
+            ToolEvent::Started(node) => self.started(node),
+            ToolEvent::Sync(node, description) => {
                 // Its first words may overtake the news that it was started.
                 let mut actions = self.started(node);
                 actions.extend(self.sync(node, &description));
                 actions
             }
-            Event::Ended(node, end) => self.ended(node, end),
+            ToolEvent::Ended(node, end) => self.ended(node, end),
         }
     }
 
     /// Whether nothing is left to be done, whatever comes.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let mut tools = self.tools.values();
         self.is_cancelled || tools.all(|tool| tool.phase == Phase::Ended)
     }
@@ -195,13 +175,13 @@ impl Coordinator {
         Vec::new()
     }
 
-    fn ended(&mut self, node: NodeId, end: End) -> Vec<Action> {
+    fn ended(&mut self, node: NodeId, end: ToolEnd) -> Vec<Action> {
         let was_waiting = match self.phase(node) {
             None | Some(Phase::Ended) => return Vec::new(),
             Some(phase) => phase == Phase::Waiting,
         };
         self.enter(node, Phase::Ended);
-        if end == End::Failed && !self.is_loose {
+        if end == ToolEnd::Failed && !self.is_loose {
             self.is_cancelled = true;
             return vec![Action::Cancel(node)];
         }
@@ -226,9 +206,9 @@ impl Coordinator {
 ///
 /// # Errors
 /// No thread can be started.
-pub fn spawn(
+pub(super) fn spawn(
     mut coordinator: Coordinator,
-    events: Receiver<Event>,
+    events: Receiver<ToolEvent>,
     mut act: impl FnMut(Action) + Send + 'static,
 ) -> io::Result<()> {
     thread::Builder::new()

@@ -2,13 +2,13 @@
 //! in the main thread, the only one that decides anything.
 //!
 //! [`run`] is the plot; the modes stand side by side ([`command`], [`upload`],
-//! [`sync`]; `-L` is in [`locking`]). [`secrets`] asks what has to be asked first, [`connecting`] brings the hosts up,
+//! [`sync`] with its [`coordinator`]; `-L` is in [`locking`]). [`secrets`] asks what has to be asked first, [`connecting`] brings the hosts up,
 //! [`locking`] locks them, [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
 //! are the ways from and to the user.
 
 mod command;
 mod connecting;
-pub mod coordinator;
+mod coordinator;
 mod ending;
 mod locking;
 mod secrets;
@@ -41,6 +41,7 @@ use crate::output::text::{Label, Options, Sink, Text};
 use crate::ssh::auth::Secret;
 use crate::ssh::host_keys::Policy;
 
+use command::Tool;
 use connecting::Pace;
 use ending::Stop;
 use secrets::Secrets;
@@ -347,9 +348,9 @@ impl Run {
             && !config.skip_unreachable;
         match config.mode {
             Mode::List => Ok(()),
-            Mode::Command(command) => self.command(command, false, conduct),
+            Mode::Command(command) => self.command(command, Tool::default(), conduct),
             Mode::Upload(upload) => self.upload_only(upload, conduct),
-            Mode::Sync(sync) => self.sync(sync, conduct),
+            Mode::Sync(sync) => self.sync(*sync, conduct),
             Mode::Lock => self.hold(),
         }
     }

@@ -1,28 +1,148 @@
 //! The mode `-S`: files for all hosts, then the sync tool on all of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
-use crate::cluster::node::Order;
-use crate::config::Sync;
-use crate::error::Tree;
-use crate::event::Level;
+use crossbeam_channel::unbounded;
+
+use crate::cluster::node::{Order, Protocol};
+use crate::config::{Lines, Sync};
+use crate::error::{ExitStatus, Tree};
+use crate::event::{Level, NodeId, Status};
 use crate::output::{Message, summary};
+use crate::remote::place::DEFAULT_TOOL;
+use crate::remote::protocol::{Names, Prefix};
+use crate::remote::sudo::Nonces;
+use crate::run::command::Tool;
+use crate::run::coordinator::{self, Action, Coordinator};
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 
 impl Run {
     /// Uploads, and runs the sync tool where that went well.
     pub(super) fn sync(&mut self, sync: Sync, conduct: Conduct<'_>) -> Result<(), Stop> {
+        let nonces = sync.tool.nonces.clone();
+        let has_tool = match &sync.find {
+            Some(lines) => self.find_tool(lines, nonces.as_ref(), conduct)?,
+            None => true,
+        };
+        let place = sync.place.filter(|place| place.is_wanted || !has_tool);
+        if !has_tool && place.is_none() {
+            return Err(self.no_tool());
+        }
         let mut has_run_directory = false;
         if let Some(upload) = sync.upload {
             has_run_directory = upload.run_directory.is_some();
             self.upload(upload, conduct)?;
         }
-        self.command(sync.tool, has_run_directory, conduct)?;
-        if has_run_directory {
+        if let Some(place) = &place {
+            let job = self.plain_job(&place.lines, nonces.as_ref(), conduct);
+            self.step(&job, conduct)?;
+            self.judge_upload(conduct)?;
+        }
+        if !has_tool {
+            self.finish();
+            return Ok(());
+        }
+        // What has been put in place is of no use in the run directory.
+        let keeps_run_directory = has_run_directory && place.is_none();
+        let protocol = match sync.protocol {
+            Some(prefix) => Some(self.coordinate(prefix, conduct)?),
+            None => None,
+        };
+        let tool = Tool {
+            keeps_run_directory,
+            protocol,
+        };
+        self.command(sync.tool, tool, conduct)?;
+        if keeps_run_directory {
             self.look_for_leftovers()?;
         }
         Ok(())
+    }
+
+    /// Whether the default tool is there: on all hosts, or on none.
+    fn find_tool(
+        &mut self,
+        lines: &Lines,
+        nonces: Option<&Nonces>,
+        conduct: Conduct<'_>,
+    ) -> Result<bool, Stop> {
+        let job = self.plain_job(lines, nonces, conduct);
+        // It fails where there is none, which is no reason to stop.
+        let patient = Conduct {
+            fail_fast: false,
+            ..conduct
+        };
+        self.step(&job, patient)?;
+        let is_missing = |state: &State| {
+            state.is_live()
+                && state.outcome().map(|outcome| &outcome.status) == Some(&Status::Exit(1))
+        };
+        let missing = self.nodes(is_missing);
+        let found = self.nodes(|state| matches!(state, State::Guarded(_)));
+        if !missing.is_empty() && !found.is_empty() {
+            let names: Vec<&str> = missing
+                .iter()
+                .map(|node| self.targets[node.0].prefix.as_str())
+                .collect();
+            let headline = format!(
+                "the sync tool {DEFAULT_TOOL} is missing on {} out of {}",
+                missing.len(),
+                summary::nodes(missing.len() + found.len())
+            );
+            self.log(Level::Fatal, Tree::new(headline).because(names.join(", ")));
+            return Err(Stop::Failed(ExitStatus::Failed));
+        }
+        for node in &missing {
+            self.states[node.0] = State::Guarded(None);
+        }
+        self.judge_upload(conduct)?;
+        Ok(missing.is_empty())
+    }
+
+    fn no_tool(&self) -> Stop {
+        let tree = Tree::new("there is nothing to run").because(format!(
+            "the sync tool {DEFAULT_TOOL} is on none of the hosts: name another one with -n"
+        ));
+        self.log(Level::Fatal, tree);
+        Stop::Failed(ExitStatus::Failed)
+    }
+
+    /// Starts the coordinator of the tools on all hosts that are ready.
+    fn coordinate(&self, prefix: Prefix, conduct: Conduct<'_>) -> Result<Protocol, Stop> {
+        let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
+        let named = |node: &NodeId| (*node, self.targets[node.0].node());
+        let names: Names = nodes.iter().map(|node| named(node).1).collect();
+        let machine = Coordinator::new(prefix.clone(), nodes.iter().map(named), conduct.is_loose);
+        let couriers: HashMap<NodeId, _> = nodes
+            .iter()
+            .filter_map(|node| Some((*node, self.cluster.courier(*node)?)))
+            .collect();
+        let tell = move |node: NodeId, order: Order| {
+            if let Some(courier) = couriers.get(&node) {
+                courier.order(order);
+            }
+        };
+        // Unbounded, see `Protocol`.
+        let (events, received) = unbounded();
+        coordinator::spawn(machine, received, move |action| match action {
+            Action::Send(node, text) => tell(node, Order::Tell(text)),
+            Action::Cancel(_) => nodes.iter().for_each(|node| tell(*node, Order::Close)),
+            Action::Stop(node) => {
+                let reason = "the sync tool said too much before all others had been started";
+                tell(node, Order::FailTool(reason.into()));
+            }
+        })
+        .map_err(|error| {
+            let tree = Tree::new("can't start another thread");
+            Stop::Local(tree.because(Tree::from_error(&error)))
+        })?;
+        Ok(Protocol {
+            prefix,
+            names: Arc::new(names),
+            events,
+        })
     }
 
     /// Says where files are left that were uploaded for the sync tool. (Who

@@ -18,10 +18,11 @@ use crate::archive::{ArchiveError, Warning};
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::node::{Job, Order};
 use crate::cluster::stream::Stream;
-use crate::config::Upload;
+use crate::config::{Lines, Upload};
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
 use crate::output::{Display, Message, summary};
+use crate::remote::sudo::Nonces;
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 
@@ -32,13 +33,18 @@ impl Run {
     /// `-U`: uploads, and nothing else.
     pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
         self.upload(upload, conduct)?;
+        self.finish();
+        Ok(())
+    }
+
+    /// All that was to be done has been done.
+    pub(super) fn finish(&mut self) {
         for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
             self.states[node.0] = State::Finished(Outcome {
                 status: Status::Ok,
                 ..Outcome::cancelled()
             });
         }
-        Ok(())
     }
 
     /// Uploads to all hosts. Afterwards those that have taken it are ready for
@@ -50,7 +56,7 @@ impl Run {
         if let Some(id) = &upload.run_directory {
             self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
         }
-        let job = self.upload_job(&upload, conduct);
+        let job = self.plain_job(&upload.lines, upload.nonces.as_ref(), conduct);
         let mut stream = Stream::new();
         self.prepare(conduct, |run, node| {
             let chunks = stream.add(run.cluster.waker(node));
@@ -102,7 +108,7 @@ impl Run {
 
     /// Whether the run may go on with the hosts that have taken everything so
     /// far. (Those that have not stand in the summary.)
-    fn judge_upload(&self, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn judge_upload(&self, conduct: Conduct<'_>) -> Result<(), Stop> {
         let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting);
         let has_failed = |state: &State| state.outcome().is_some();
         let goes_on = conduct.is_loose && self.states.iter().any(is_there);
@@ -112,16 +118,23 @@ impl Run {
         Err(Stop::NotUploaded)
     }
 
-    fn upload_job(&self, upload: &Upload, conduct: Conduct<'_>) -> Arc<Job> {
+    /// A job of our own.
+    pub(super) fn plain_job(
+        &self,
+        lines: &Lines,
+        nonces: Option<&Nonces>,
+        conduct: Conduct<'_>,
+    ) -> Arc<Job> {
         Arc::new(Job {
-            command: upload.lines.as_user.clone(),
-            as_root: upload.lines.as_root.clone(),
+            command: lines.as_user.clone(),
+            as_root: lines.as_root.clone(),
             needs_bash: false,
-            sudo: self.sudo_job(upload.nonces.clone()),
+            sudo: self.sudo_job(nonces.cloned()),
             terminal: None,
             input: None,
             timeout: None,
             keeps_run_directory: false,
+            protocol: None,
             sweep: Arc::new(self.guard_job(conduct.guard, &conduct.guard.sweep)),
         })
     }

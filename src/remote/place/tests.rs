@@ -101,19 +101,19 @@ impl Host {
         put(&self.root.join(name), content)
     }
 
-    fn script(&self, userland: Userland, then: &str) -> Command {
+    fn script(&self, userland: Userland) -> Command {
         let mut command = userland.command();
         command
             .args(["-c", &SCRIPT, "orgalorg-place"])
             .args([&self.run, &self.root])
-            .args([ID, then])
+            .arg(ID)
             .stdin(Stdio::null());
         command
     }
 
     #[track_caller]
     fn place(&self, userland: Userland) {
-        let output = self.script(userland, "keep").output().expect("a shell");
+        let output = self.script(userland).output().expect("a shell");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(
             output.status.success() && said.is_empty(),
@@ -353,7 +353,7 @@ fn what_is_in_the_way_is_reported_all_at_once_and_left_alone() {
         link("loop", "a/loop");
         link("dir", "a/dirlink");
         link("/nowhere/at/all", "b/dangling");
-        let said = host.refuse(&mut host.script(userland, "remove"));
+        let said = host.refuse(&mut host.script(userland));
         let root = host.root.display();
         for line in [
             format!("can't put '{root}/a/dir' in place: a directory is in the way"),
@@ -382,7 +382,7 @@ fn of_very_many_things_in_the_way_the_first_are_named() {
         host.upload(&format!("{number}"), "");
         fs::create_dir(host.root.join(format!("{number}"))).expect("ours");
     }
-    let said = host.refuse(&mut host.script(Dash, "keep"));
+    let said = host.refuse(&mut host.script(Dash));
     assert!(said.contains("\n... and 10 more like these\n"), "{said}");
     assert_eq!(said.lines().count(), 22, "{said}");
 }
@@ -504,7 +504,7 @@ fn where_one_directory_cannot_be_written_to_nothing_changes_anywhere() {
         host.has("a/one", "old");
         host.has("b/x", "old");
         set_mode(&host.root.join("b"), 0o555);
-        let mut command = host.script(userland, "keep");
+        let mut command = host.script(userland);
         as_nobody(&mut command, &host);
         let said = host.refuse(&mut command);
         let expected = format!("can't write to '{}/b/'; ", host.root.display());
@@ -513,14 +513,14 @@ fn where_one_directory_cannot_be_written_to_nothing_changes_anywhere() {
 }
 
 #[test]
-fn directories_that_are_not_to_be_written_to_arrive_and_can_be_removed() {
+fn directories_that_are_not_to_be_written_to_arrive() {
     for userland in USERLANDS {
         let host = Host::new();
         host.upload("fixed/below/x", "new");
         for name in ["fixed/below", "fixed"] {
             set_mode(&host.run.join(name), 0o555);
         }
-        let mut command = host.script(userland, "remove");
+        let mut command = host.script(userland);
         as_nobody(&mut command, &host);
         set_mode(host.base.path(), 0o777);
         let output = command.output().expect("a shell");
@@ -530,10 +530,10 @@ fn directories_that_are_not_to_be_written_to_arrive_and_can_be_removed() {
         for name in ["fixed/below", "fixed"] {
             assert_eq!(mode(&host.root.join(name)), 0o555);
         }
-        assert!(!host.run.exists());
         // So that the test can be cleaned up.
         for name in ["fixed", "fixed/below"] {
             set_mode(&host.root.join(name), 0o755);
+            set_mode(&host.run.join(name), 0o755);
         }
     }
 }
@@ -550,7 +550,7 @@ fn a_copy_that_fails_changes_nothing() {
         command
             .args(["-c", &format!("ulimit -f 8; {}", *SCRIPT), "orgalorg-place"])
             .args([&host.run, &host.root])
-            .args([ID, "keep"]);
+            .arg(ID);
         let said = host.refuse(&mut command);
         let expected = format!("can't copy what belongs to '{}/b/'; ", host.root.display());
         assert!(said.contains(&expected), "{userland:?} {said}");
@@ -572,7 +572,7 @@ fn terminated_it_leaves_nothing_behind() {
         let slow = "#!/bin/sh\ncase $* in *b/y*) : >\"${0%/*}/ready\"; exec sleep 1000 ;; esac\n\
                     exec /bin/cp \"$@\"\n";
         set_mode(&put(&programs.path().join("cp"), slow), 0o755);
-        let mut command = host.script(userland, "keep");
+        let mut command = host.script(userland);
         let path = match userland {
             BusyBox => busybox_programs().into_os_string(),
             _ => std::env::var_os("PATH").expect("there is a PATH"),
@@ -598,31 +598,6 @@ fn terminated_it_leaves_nothing_behind() {
             said.ends_with("nothing has been changed\n"),
             "{userland:?} {said}"
         );
-    }
-}
-
-#[test]
-fn the_run_directory_goes_when_it_is_done_and_nothing_else_does() {
-    for userland in USERLANDS {
-        let host = Host::new();
-        host.upload("etc/x", "new");
-        let mut placing = host.script(userland, "remove");
-        assert!(placing.status().expect("a shell").success());
-        assert!(!host.run.exists() && host.root.join("etc/x").exists());
-        // A second time is no error.
-        let mut removing = host.script(userland, "only-remove");
-        assert!(removing.status().expect("a shell").success());
-        fs::create_dir(&host.run).expect("ours");
-        assert!(removing.status().expect("a shell").success());
-        assert!(!host.run.exists());
-        // Something else.
-        let odd = Host {
-            run: host.root.clone(),
-            ..host
-        };
-        let mut removing = odd.script(userland, "only-remove");
-        let output = removing.output().expect("a shell");
-        assert!(odd.read("etc/x") == "new" && !output.stderr.is_empty());
     }
 }
 
@@ -685,7 +660,7 @@ fn every_byte_may_stand_in_a_name() {
 fn the_command_fits_into_a_packet_also_under_sudo() {
     let nonces = Nonces::new([1; 16], true);
     let id = "20260131120000.123456";
-    let command = place(id, [255; 8], Then::Remove, Some(&nonces));
+    let command = place(id, [255; 8], Some(&nonces));
     assert!(command.len() < MAX_LENGTH, "{}", command.len());
 }
 
@@ -695,13 +670,11 @@ fn the_commands_do_what_they_say() {
     host.upload("etc/x y", "new");
     let run = host.run.as_os_str().as_bytes();
     let root = host.root.as_os_str().as_bytes();
-    let command = call(&SCRIPT, run, root, &[7; 8], "keep", None);
+    let command = call(&SCRIPT, run, root, [7; 8], None);
     let sh = |command: &str| Command::new("sh").args(["-c", command]).status().unwrap();
     assert!(sh(&command).success());
     assert_eq!(host.read("etc/x y"), "new");
-    let command = call(&SCRIPT, run, root, &[], "only-remove", None);
-    assert!(sh(&command).success());
-    assert!(!host.run.exists());
+    assert!(host.run.join("etc/x y").exists());
     let is_installed = Path::new(DEFAULT_TOOL).exists();
     assert_eq!(sh(&find_default_tool(None)).success(), is_installed);
     let elsewhere = |path: &str| find_default_tool(None).replace(DEFAULT_TOOL, path);

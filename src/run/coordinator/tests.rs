@@ -17,12 +17,12 @@ fn coordinator(is_loose: bool) -> Coordinator {
     Coordinator::new(Prefix::new([0; 8]), nodes, is_loose)
 }
 
-fn sync(node: NodeId, text: &str) -> Event {
-    Event::Sync(node, text.into())
+fn sync(node: NodeId, text: &str) -> ToolEvent {
+    ToolEvent::Sync(node, text.into())
 }
 
 /// What comes of events, a line each: `2< HELLO`, `cancel 3`.
-fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = Event>) -> Vec<String> {
+fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = ToolEvent>) -> Vec<String> {
     let mut lines = Vec::new();
     for event in events {
         for action in coordinator.on(event) {
@@ -45,13 +45,16 @@ fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = Event>) 
 /// A coordinator whose tools have all been started.
 fn under_way(is_loose: bool) -> Coordinator {
     let mut coordinator = coordinator(is_loose);
-    play(&mut coordinator, [FIRST, SECOND, THIRD].map(Event::Started));
+    play(
+        &mut coordinator,
+        [FIRST, SECOND, THIRD].map(ToolEvent::Started),
+    );
     coordinator
 }
 
 #[test]
 fn a_tool_is_introduced_to_all_nodes_in_target_order() {
-    let told = play(&mut coordinator(false), [Event::Started(SECOND)]);
+    let told = play(&mut coordinator(false), [ToolEvent::Started(SECOND)]);
     assert_eq!(
         told,
         [
@@ -66,25 +69,25 @@ fn a_tool_is_introduced_to_all_nodes_in_target_order() {
 #[test]
 fn start_comes_when_the_last_tool_has_its_list() {
     let mut coordinator = coordinator(false);
-    let told = play(&mut coordinator, [THIRD, FIRST].map(Event::Started));
+    let told = play(&mut coordinator, [THIRD, FIRST].map(ToolEvent::Started));
     assert!(told.iter().all(|line| !line.contains("START")), "{told:?}");
-    let told = play(&mut coordinator, [Event::Started(SECOND)]);
+    let told = play(&mut coordinator, [ToolEvent::Started(SECOND)]);
     assert_eq!(told[4..], ["2< START", "3< START", "7< START"]);
 }
 
 #[test]
 fn what_is_said_before_start_follows_it() {
     let events = [
-        Event::Started(FIRST),
+        ToolEvent::Started(FIRST),
         sync(FIRST, "a"),
-        Event::Started(SECOND),
+        ToolEvent::Started(SECOND),
         sync(SECOND, "b"),
         sync(FIRST, "c"),
     ];
     let mut coordinator = coordinator(false);
     let told = play(&mut coordinator, events);
     assert!(told.iter().all(|line| !line.contains("SYNC")), "{told:?}");
-    let told = play(&mut coordinator, [Event::Started(THIRD)]);
+    let told = play(&mut coordinator, [ToolEvent::Started(THIRD)]);
     let third: Vec<&String> = told.iter().filter(|line| line.starts_with('7')).collect();
     assert_eq!(
         third[4..],
@@ -103,7 +106,10 @@ fn a_broadcast_goes_to_all_that_run_and_to_its_sender() {
     let told = play(&mut coordinator, [sync(SECOND, "drained")]);
     let text = "SYNC [ops@db3:22] drained";
     assert_eq!(told, [2, 3, 7].map(|node| format!("{node}< {text}")));
-    let events = [Event::Ended(FIRST, End::Succeeded), sync(SECOND, "")];
+    let events = [
+        ToolEvent::Ended(FIRST, ToolEnd::Succeeded),
+        sync(SECOND, ""),
+    ];
     let told = play(&mut coordinator, events);
     assert_eq!(
         told,
@@ -124,9 +130,9 @@ fn the_text_of_a_broadcast_exists_once() {
 fn a_failing_tool_cancels_the_run_once_and_nothing_follows() {
     let mut coordinator = under_way(false);
     let events = [
-        Event::Ended(SECOND, End::Failed),
+        ToolEvent::Ended(SECOND, ToolEnd::Failed),
         sync(FIRST, "x"),
-        Event::Ended(FIRST, End::Failed),
+        ToolEvent::Ended(FIRST, ToolEnd::Failed),
     ];
     assert_eq!(play(&mut coordinator, events), ["cancel 3"]);
     assert!(coordinator.is_over());
@@ -135,7 +141,7 @@ fn a_failing_tool_cancels_the_run_once_and_nothing_follows() {
 #[test]
 fn a_loose_run_goes_on_without_the_failing_tool() {
     let mut coordinator = under_way(true);
-    let events = [Event::Ended(SECOND, End::Failed), sync(FIRST, "x")];
+    let events = [ToolEvent::Ended(SECOND, ToolEnd::Failed), sync(FIRST, "x")];
     let told = play(&mut coordinator, events);
     assert_eq!(
         told,
@@ -144,7 +150,7 @@ fn a_loose_run_goes_on_without_the_failing_tool() {
     assert!(!coordinator.is_over());
     play(
         &mut coordinator,
-        [FIRST, THIRD].map(|node| Event::Ended(node, End::Succeeded)),
+        [FIRST, THIRD].map(|node| ToolEvent::Ended(node, ToolEnd::Succeeded)),
     );
     assert!(coordinator.is_over());
 }
@@ -153,11 +159,11 @@ fn a_loose_run_goes_on_without_the_failing_tool() {
 fn a_tool_that_is_over_before_start_is_not_waited_for() {
     let mut coordinator = coordinator(false);
     let events = [
-        Event::Started(FIRST),
+        ToolEvent::Started(FIRST),
         sync(FIRST, "done"),
-        Event::Ended(FIRST, End::Succeeded),
-        Event::Started(SECOND),
-        Event::Started(THIRD),
+        ToolEvent::Ended(FIRST, ToolEnd::Succeeded),
+        ToolEvent::Started(SECOND),
+        ToolEvent::Started(THIRD),
     ];
     let told = play(&mut coordinator, events);
     assert_eq!(
@@ -174,9 +180,9 @@ fn a_tool_that_is_over_before_start_is_not_waited_for() {
 #[test]
 fn a_host_that_is_lost_before_its_tool_runs_is_not_waited_for() {
     let events = [
-        Event::Started(FIRST),
-        Event::Started(SECOND),
-        Event::Ended(THIRD, End::Failed),
+        ToolEvent::Started(FIRST),
+        ToolEvent::Started(SECOND),
+        ToolEvent::Ended(THIRD, ToolEnd::Failed),
     ];
     let told = play(&mut coordinator(true), events.clone());
     assert_eq!(told[8..], ["2< START", "3< START"]);
@@ -189,20 +195,20 @@ fn first_words_may_overtake_the_news_of_the_start() {
     let mut coordinator = coordinator(false);
     let told = play(&mut coordinator, [sync(FIRST, "x")]);
     assert_eq!(told[0], "2< HELLO");
-    assert_eq!(play(&mut coordinator, [Event::Started(FIRST)]), [""; 0]);
+    assert_eq!(play(&mut coordinator, [ToolEvent::Started(FIRST)]), [""; 0]);
 }
 
 #[test]
 fn strangers_and_the_dead_have_no_say() {
     let mut coordinator = under_way(false);
     let events = [
-        Event::Started(NodeId(0)),
+        ToolEvent::Started(NodeId(0)),
         sync(NodeId(4), "x"),
-        Event::Ended(NodeId(99), End::Failed),
-        Event::Ended(FIRST, End::Succeeded),
+        ToolEvent::Ended(NodeId(99), ToolEnd::Failed),
+        ToolEvent::Ended(FIRST, ToolEnd::Succeeded),
         sync(FIRST, "x"),
-        Event::Started(FIRST),
-        Event::Ended(FIRST, End::Failed),
+        ToolEvent::Started(FIRST),
+        ToolEvent::Ended(FIRST, ToolEnd::Failed),
     ];
     assert_eq!(play(&mut coordinator, events), [""; 0]);
 }
@@ -210,7 +216,7 @@ fn strangers_and_the_dead_have_no_say() {
 #[test]
 fn who_floods_the_others_before_start_is_stopped() {
     let mut coordinator = coordinator(false);
-    play(&mut coordinator, [Event::Started(FIRST)]);
+    play(&mut coordinator, [ToolEvent::Started(FIRST)]);
     let much = "x".repeat(1_000_000);
     let told = play(&mut coordinator, (0..9).map(|_| sync(FIRST, &much)));
     assert_eq!(told, ["stop 2"]);
@@ -224,11 +230,11 @@ fn the_thread_ends_with_the_tools_and_with_the_last_sender() {
         let act = move |action| act.send(action).expect("the test listens");
         spawn(coordinator(false), events, act).expect("a thread");
         for node in [FIRST, SECOND, THIRD] {
-            sender.send(Event::Started(node)).expect("it listens");
+            sender.send(ToolEvent::Started(node)).expect("it listens");
         }
         if with_senders {
             for node in [FIRST, SECOND, THIRD] {
-                let event = Event::Ended(node, End::Succeeded);
+                let event = ToolEvent::Ended(node, ToolEnd::Succeeded);
                 sender.send(event).expect("it listens");
             }
         } else {
@@ -241,7 +247,7 @@ fn the_thread_ends_with_the_tools_and_with_the_last_sender() {
 
 /// A tool as the test plays it: what it does next, if it has its turn.
 struct Player {
-    script: VecDeque<Event>,
+    script: VecDeque<ToolEvent>,
     heard: Vec<String>,
 }
 
@@ -253,11 +259,15 @@ fn players(phases: &[usize], fails: bool) -> Vec<Player> {
         .map(|(index, &phases)| {
             let node = NodeId(index);
             let syncs = (0..phases).map(|phase| sync(node, &phase.to_string()));
-            let end = if fails { End::Failed } else { End::Succeeded };
+            let end = if fails {
+                ToolEnd::Failed
+            } else {
+                ToolEnd::Succeeded
+            };
             Player {
-                script: std::iter::once(Event::Started(node))
+                script: std::iter::once(ToolEvent::Started(node))
                     .chain(syncs)
-                    .chain([Event::Ended(node, end)])
+                    .chain([ToolEvent::Ended(node, end)])
                     .collect(),
                 heard: Vec::new(),
             }
@@ -286,14 +296,14 @@ proptest! {
             let index = ready[turns.next().expect("endless").index(ready.len())];
             let event = players[index].script.pop_front().expect("ready");
             match &event {
-                Event::Started(node) => {
+                ToolEvent::Started(node) => {
                     running[node.0] = true;
                     started += 1;
                 }
-                Event::Sync(node, text) => {
+                ToolEvent::Sync(node, text) => {
                     said.push(format!("SYNC {} {}", name(*node), String::from_utf8_lossy(text)));
                 }
-                Event::Ended(node, _) => running[node.0] = false,
+                ToolEvent::Ended(node, _) => running[node.0] = false,
             }
             for line in play(&mut coordinator, [event]) {
                 let (node, message) = line.split_once("< ").expect("nothing is cancelled");
