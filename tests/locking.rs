@@ -253,6 +253,37 @@ fn a_killed_client_leaves_no_command_and_no_lock_that_is_free_before() {
 }
 
 #[test]
+fn a_client_that_is_killed_while_its_command_starts_leaves_none() {
+    let hosts = Hosts::start(3);
+    hosts[0].busybox_userland();
+    hosts[1].login_shell("root", "/bin/dash");
+    let command = "exec sleep 86399";
+    let shell = ["--shell", "sh -c '{}'"];
+    // From the order to the guard to a while after the start, in small steps. The
+    // last of the three is reached through sudo.
+    for round in 0..24_u64 {
+        let targets = ["-o", "web1", "-o", "web2", "-o", "web3"];
+        let targets = match round % 2 {
+            0 => targets.as_slice(),
+            _ => &["-o", "ops@web3", "-x"],
+        };
+        let arguments = [targets, &shell, &["-C", command]].concat();
+        let run = orgalorg(&hosts, arguments).spawn();
+        wait_until("the locks to be held", support::LIMIT, || {
+            hosts.iter().any(|host| runs(host, "orgalorg-guard"))
+        });
+        // Here it is the moment that counts.
+        thread::sleep(Duration::from_millis(round * 4));
+        run.signal("KILL");
+        run.finish();
+        for host in &hosts {
+            wait_until_empty(host, AFTER_LEASE);
+            assert_free(host);
+        }
+    }
+}
+
+#[test]
 fn an_interrupted_run_leaves_nothing_and_names_the_unfinished() {
     let hosts = Hosts::start(2);
     for (name, number) in [("INT", SIGINT), ("TERM", SIGTERM), ("HUP", SIGHUP)] {
@@ -504,7 +535,17 @@ fn lock_mode_ends_when_a_host_is_lost() {
 fn a_killed_lock_holder_ends_the_run_everywhere() {
     let hosts = Hosts::start(3);
     let run = stubborn(&hosts, &[]);
-    assert!(hosts[1].kill_matching("orgalorg-guard") > 0);
+    // It alone, without its watchdog.
+    let is_guard = |process: &Process| process.command.contains("orgalorg-guard");
+    let processes = hosts[1].processes();
+    let guards: Vec<&Process> = processes.iter().filter(|one| is_guard(one)).collect();
+    let has_parent = |one: &Process| {
+        let mut guards = guards.iter();
+        guards.any(|guard| guard.outer_pid == one.outer_parent)
+    };
+    for guard in guards.iter().filter(|guard| !has_parent(guard)) {
+        hosts[1].run_ok(&format!("kill -KILL {}", guard.pid));
+    }
     let killed = Instant::now();
     let finished = run.finish_within(ENDING).code(5);
     assert!(killed.elapsed() < Duration::from_secs(6));
@@ -514,6 +555,8 @@ fn a_killed_lock_holder_ends_the_run_everywhere() {
     for host in &hosts {
         assert!(!runs(host, "sleep 86399"), "{}", host.name());
         assert_free(host);
+        // The watchdog would sleep for a while.
+        wait_until_empty(host, Duration::from_secs(3));
     }
 }
 
@@ -553,6 +596,7 @@ fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
     run.finish_within(ENDING).killed_by(SIGINT);
     for host in &hosts {
         assert!(!runs(host, STUBBORN), "{}", host.name());
+        wait_until_empty(host, ENDING);
     }
 }
 

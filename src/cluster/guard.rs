@@ -113,6 +113,11 @@ impl Guard {
             .extend_from_slice(order.to_string().as_bytes());
     }
 
+    /// Whether everything that it was told is on its way to the host.
+    pub(super) fn has_been_told(&self) -> bool {
+        self.ports.orders.is_empty() && self.process.is_flushed()
+    }
+
     /// Whether it has ended, however.
     pub(super) fn is_over(&self) -> bool {
         self.is_over
@@ -154,7 +159,7 @@ impl Guard {
             return Ok(step);
         }
         if self.is_ready && !self.is_leaving {
-            let is_out = self.ports.orders.is_empty() && self.process.is_flushed();
+            let is_out = self.has_been_told();
             match self.heartbeat.tick(now, session.last_heard(), is_out) {
                 Tick::Quiet => {}
                 Tick::Beat(number) => {

@@ -164,6 +164,10 @@ impl<'a> Serving<'a> {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Guard(job) => self.guard = Some(self.start_guard(&job)),
+            // It was on its way when the run was stopped.
+            Order::Run(_) | Order::Upload(..) | Order::MakeRunDirectory(_) if self.is_ending => {
+                self.node.tell(NodeEvent::Finished(Outcome::cancelled()));
+            }
             Order::Run(job) => self.running = Some(self.start_command(job)),
             Order::Upload(job, chunks) => {
                 self.running = Some(self.start_upload(job, Tap::new(chunks)));
@@ -285,7 +289,12 @@ impl<'a> Serving<'a> {
     }
 
     fn start(&mut self, job: Arc<Job>, source: Source) -> Running {
-        let process = self.launch(&job.command, &job.as_root, job.terminal.clone());
+        let mut process = self.launch(&job.command, &job.as_root, job.terminal.clone());
+        if let Some(guard) = self.guard.as_mut().filter(|guard| guard.is_ready()) {
+            // It has to know before: we can be killed at any moment.
+            guard.order(guard::Order::Starting);
+            process.hold(true);
+        }
         let node = self.node;
         let credit = Credit::new(node.waker.clone());
         let mut ports = CommandPorts::new(node.id, node.display.clone(), credit, source);
@@ -321,6 +330,8 @@ impl<'a> Serving<'a> {
             duration: running.duration(),
             ..outcome
         };
+        // What is not started yet must not be started behind the order to stop.
+        running.process.hold(true);
         running.ending = Some((outcome, Instant::now() + ENDING));
         match self.guard.as_mut().filter(|guard| guard.is_ready()) {
             Some(guard) => guard.order(guard::Order::Stop),
@@ -414,6 +425,10 @@ impl<'a> Serving<'a> {
         let Some(running) = &mut self.running else {
             return Ok(());
         };
+        let knows = |guard: &Guard| guard.has_been_told() || guard.is_over();
+        if running.ending.is_none() && self.guard.as_ref().is_none_or(knows) {
+            running.process.hold(false);
+        }
         step.add(
             running
                 .process
@@ -456,6 +471,10 @@ impl<'a> Serving<'a> {
                 Status::Ok => ToolEnd::Succeeded,
                 _ => ToolEnd::Failed,
             });
+            if let Some(guard) = self.guard.as_mut().filter(|_| by_itself) {
+                guard.order(guard::Order::Finished);
+                step.progress = true;
+            }
             let is_upload = running.upload.is_some();
             if let Some(running) = self.running.take() {
                 self.abandoned.push(running.process);

@@ -90,10 +90,10 @@ impl Guard<'_> {
     }
 
     /// `$$` and `$PPID` are those of the login shell: the process that sshd has
-    /// started for this channel, and sshd.
+    /// started for this channel, and sshd. (sudo may keep `SSH_CONNECTION` back.)
     fn call(&self, arguments: &str) -> String {
         let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
-        let arguments = format!("orgalorg-guard $$ $PPID {arguments}");
+        let arguments = format!("orgalorg-guard $$ $PPID \"$SSH_CONNECTION\" {arguments}");
         call_script(&read, &arguments, self.sudo)
     }
 }
@@ -109,8 +109,12 @@ pub enum Order {
     LookIntoRunDirectory,
     /// The client lives.
     Beat(u64),
-    /// A command has been started on another channel.
+    /// A command is about to be started on another channel.
+    Starting,
+    /// It has been started.
     Started,
+    /// It has ended by itself.
+    Finished,
     /// End the commands, and go on holding the lock.
     Stop,
     /// All is over: free the lock and go.
@@ -124,7 +128,9 @@ impl fmt::Display for Order {
             Self::KeepRunDirectory => writeln!(f, "KEEP"),
             Self::LookIntoRunDirectory => writeln!(f, "LOOK"),
             Self::Beat(number) => writeln!(f, "BEAT {number}"),
+            Self::Starting => writeln!(f, "STARTING"),
             Self::Started => writeln!(f, "STARTED"),
+            Self::Finished => writeln!(f, "FINISHED"),
             Self::Stop => writeln!(f, "STOP"),
             Self::Done => writeln!(f, "DONE"),
         }
@@ -197,9 +203,18 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::process::CommandExt;
+    use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
+    use std::thread;
+    use std::time::Instant;
 
     const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
+
+    fn read_answer(answers: &mut impl BufRead) -> Answer {
+        let mut line = Vec::new();
+        answers.read_until(b'\n', &mut line).expect("readable");
+        Answer::parse(line.strip_suffix(b"\n").unwrap_or(&line))
+    }
 
     /// A guard of this machine, under the test process instead of an sshd.
     struct Running {
@@ -220,7 +235,7 @@ mod tests {
                 .args(["-c", &format!("eval \"$(head -c {})\"", SCRIPT.len())])
                 .arg("orgalorg-guard")
                 // Nobody's process, and ours: what this test starts is "started by sshd".
-                .args(["1", &std::process::id().to_string()])
+                .args(["1", &std::process::id().to_string(), ""])
                 .args([mode, make, lease, "the holder"])
                 .arg(path)
                 .stdin(Stdio::piped())
@@ -235,9 +250,7 @@ mod tests {
         }
 
         fn answer(&mut self) -> Answer {
-            let mut line = Vec::new();
-            self.answers.read_until(b'\n', &mut line).expect("readable");
-            Answer::parse(line.strip_suffix(b"\n").unwrap_or(&line))
+            read_answer(&mut self.answers)
         }
 
         fn order(&mut self, order: Order) {
@@ -411,6 +424,226 @@ mod tests {
         }
     }
 
+    /// A shell in the place of an sshd: its children are a guard and commands.
+    struct Connection {
+        shell: Child,
+        guard: Option<std::io::PipeWriter>,
+        answers: BufReader<std::io::PipeReader>,
+        orders: PathBuf,
+    }
+
+    impl Connection {
+        fn start(shell: &[&str], path: &Path) -> Self {
+            let (stdin, guard) = std::io::pipe().expect("a pipe");
+            let (answers, stdout) = std::io::pipe().expect("a pipe");
+            // As sshd does: everything leads a session, and knows the connection.
+            let program = r#"
+                export SSH_CONNECTION="test $$"
+                exec 4<&0
+                setsid sh -c 'script=$1 path=$2 && shift 2 &&
+                    exec "$@" -c "$script" orgalorg-guard $$ $PPID \
+                        "$SSH_CONNECTION" lock nothing 60 holder "$path"' \
+                    - "$@" <&4 &
+                exec 4<&- >/dev/null
+                while read -r order <"$2/orders"; do eval "$order"; done"#;
+            let orders = path.join("orders");
+            let made = Command::new("mkfifo").arg(&orders).status();
+            assert!(made.expect("mkfifo").success());
+            let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
+            let shell = Command::new("sh")
+                .args(["-c", program, "sshd", &read])
+                .arg(path)
+                .args(shell)
+                .stdin(stdin)
+                .stdout(stdout)
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("a shell");
+            let answers = BufReader::new(answers);
+            let mut connection = Self {
+                shell,
+                guard: Some(guard),
+                answers,
+                orders,
+            };
+            connection.tell(&*SCRIPT);
+            assert!(matches!(connection.answer(), Answer::Locked(_)));
+            assert_eq!(connection.answer(), Answer::Ready);
+            connection
+        }
+
+        fn answer(&mut self) -> Answer {
+            read_answer(&mut self.answers)
+        }
+
+        fn tell(&mut self, text: impl std::fmt::Display) {
+            let guard = self.guard.as_mut().expect("not lost yet");
+            write!(guard, "{text}").expect("it listens");
+        }
+
+        /// Tells the guard something, and waits until it has done it.
+        fn order(&mut self, order: Order) {
+            self.tell(format!("{order}{}", Order::Beat(1)));
+            assert_eq!(self.answer(), Answer::Beat(1));
+        }
+
+        /// Has the "sshd" do something.
+        fn run(&self, command: &str) {
+            std::fs::write(&self.orders, format!("{command}\n")).expect("a FIFO");
+        }
+
+        /// As when the client is killed: first sshd goes, then its channels.
+        fn lose(mut self) -> Answer {
+            self.shell.kill().expect("it lives");
+            self.shell.wait().expect("a child");
+            self.guard = None;
+            self.answer()
+        }
+    }
+
+    impl Drop for Connection {
+        fn drop(&mut self) {
+            let _ = self.shell.kill();
+            let _ = self.shell.wait();
+        }
+    }
+
+    /// A `sleep` that nothing but KILL ends, and that can be told from others.
+    fn stubborn(number: u32) -> (String, String) {
+        let time = format!("{}.{number}", 100_000 + std::process::id());
+        (
+            format!("setsid sh -c 'trap \"\" HUP TERM; exec sleep {time}' </dev/null &"),
+            time,
+        )
+    }
+
+    fn is_running(time: &str) -> bool {
+        let wanted = format!("sleep\0{time}\0");
+        std::fs::read_dir("/proc").expect("/proc").any(|entry| {
+            let cmdline = entry.expect("/proc").path().join("cmdline");
+            std::fs::read(cmdline).is_ok_and(|text| text == wanted.as_bytes())
+        })
+    }
+
+    #[track_caller]
+    fn wait_until(what: &str, condition: impl Fn() -> bool) {
+        let limit = Instant::now() + Duration::from_secs(30);
+        while !condition() {
+            assert!(Instant::now() < limit, "{what}");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Does the same under each shell, at the same time; most of it is waiting.
+    fn under_each(test: impl Fn(u32, &[&str], &Path) + Sync) {
+        thread::scope(|scope| {
+            for (number, shell) in (0..).zip(SHELLS) {
+                let test = &test;
+                scope.spawn(move || {
+                    let directory = tempfile::tempdir().expect("tempdir");
+                    test(number, shell, directory.path());
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_command_that_has_been_started_unseen_is_ended_but_no_daemon_of_an_earlier_one() {
+        under_each(|number, shell, path| {
+            let mut connection = Connection::start(shell, path);
+            connection.order(Order::Starting);
+            let (daemon, its_time) = stubborn(2 * number);
+            connection.run(&format!("({daemon})"));
+            wait_until("the daemon", || is_running(&its_time));
+            connection.order(Order::Finished);
+            connection.order(Order::Starting);
+            let (command, time) = stubborn(2 * number + 1);
+            connection.run(&command);
+            // Nobody has told the guard when the connection ends.
+            wait_until("the command", || is_running(&time));
+            let answer = connection.lose();
+            assert_eq!(answer, Answer::Ended(String::new()), "{shell:?}");
+            assert!(!is_running(&time), "{shell:?}");
+            assert!(is_running(&its_time), "{shell:?}");
+            end(&its_time);
+        });
+    }
+
+    #[test]
+    fn what_a_command_has_left_that_has_ended_is_spared() {
+        under_each(|number, shell, path| {
+            let mut connection = Connection::start(shell, path);
+            connection.order(Order::Starting);
+            let (command, time) = stubborn(100 + number);
+            let command = command.strip_prefix("setsid ").expect("it does");
+            std::fs::write(path.join("command"), format!("{command}\nread x <\"$1\"")).unwrap();
+            connection.run(r#"setsid sh "$2/command" "$2/fifo" & mkfifo "$2/fifo""#);
+            wait_until("the command", || is_running(&time));
+            connection.order(Order::Started);
+            connection.run(r#"echo >"$2/fifo"; wait $!"#);
+            connection.order(Order::Finished);
+            assert_eq!(connection.lose(), Answer::Ended(String::new()), "{shell:?}");
+            assert!(is_running(&time), "{shell:?}");
+            end(&time);
+        });
+    }
+
+    #[test]
+    fn descendants_with_sessions_and_odd_names_are_ended_too_and_nobody_else() {
+        under_each(|number, shell, path| {
+            let mut connection = Connection::start(shell, path);
+            connection.order(Order::Starting);
+            let mut bystander = Command::new("sleep").arg("86400").spawn().expect("sleep");
+            // In a list of processes it looks like the other one. It is below one
+            // that goes at once, as under sudo.
+            let odd = path.join(format!("a)\n{} (b", bystander.id()));
+            std::os::unix::fs::symlink("/bin/sh", odd).unwrap();
+            let (_, time) = stubborn(200 + number);
+            let command = format!(
+                "setsid \"${{0%command}}\"a* -c 'trap \"\" HUP TERM; sleep {time}; sleep 9'\nwait"
+            );
+            std::fs::write(path.join("command"), command).unwrap();
+            connection.run(r#"setsid sh "$2/command" &"#);
+            wait_until("the command", || is_running(&time));
+            connection.order(Order::Started);
+            connection.tell(Order::Stop);
+            assert_eq!(connection.answer(), Answer::Ended(String::new()));
+            assert!(!is_running(&time), "{shell:?}");
+            let end = bystander.try_wait().expect("a child");
+            assert_eq!(end, None, "{shell:?}");
+            bystander.kill().expect("a child");
+            bystander.wait().expect("a child");
+        });
+    }
+
+    #[test]
+    fn thousands_of_processes_are_ended_in_time() {
+        for shell in SHELLS {
+            let directory = tempfile::tempdir().expect("tempdir");
+            let path = directory.path();
+            let mut connection = Connection::start(shell, path);
+            connection.order(Order::Starting);
+            let many = r#"mkfifo "$1/never"; i=0
+                while [ $i -lt 2000 ]; do i=$((i + 1)); read x <"$1/never" & done
+                : >"$1/ready"; wait"#;
+            std::fs::write(path.join("command"), many).unwrap();
+            connection.run(r#"setsid sh "$2/command" "$2" &"#);
+            wait_until("thousands of processes", || path.join("ready").exists());
+            connection.order(Order::Started);
+            let begun = Instant::now();
+            connection.tell(Order::Stop);
+            assert_eq!(connection.answer(), Answer::Ended(String::new()));
+            // It takes a second; ten or more where each is compared with all others.
+            assert!(begun.elapsed() < Duration::from_secs(5), "{shell:?}");
+        }
+    }
+
+    fn end(time: &str) {
+        let mut pkill = Command::new("pkill");
+        pkill.args(["-KILL", "-xf", &format!("sleep {time}")]);
+        assert!(pkill.status().expect("pkill").success());
+    }
+
     #[test]
     fn answers_are_read_and_noise_is_told_from_them() {
         assert_eq!(Answer::parse(b"BEAT 12"), Answer::Beat(12));
@@ -468,7 +701,7 @@ mod tests {
         stdin.write_all(script.as_bytes()).expect("it listens");
         drop(stdin);
         let output = child.wait_with_output().expect("sh");
-        let expected: &[u8] = b"|lock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
+        let expected: &[u8] = b"||lock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
         assert!(output.stdout.ends_with(expected), "{output:?}");
     }
 }

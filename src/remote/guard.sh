@@ -1,95 +1,207 @@
 # Holds the lock on this host, and ends what was started on it (see guard.rs).
 #
 #   sh -c 'eval "$(head -c <length of this>)"' orgalorg-guard \
-#       <leader> <sshd> <mode> <make> <lease> <who> <path>
+#       <leader> <sshd> <connection> <mode> <make> <lease> <who> <path>
 #
-#   leader  the process that sshd started for this channel
-#   sshd    the sshd process of this connection: its other children are commands
-#   mode    lock; none, which only ends commands; sweep, which ends them at once
-#   make    what to create if there is nothing to lock: file, directory, nothing
-#   lease   seconds without a heartbeat after which the client counts as gone
-#   who     the holder, for people
-#   path    what to lock
+#   leader      the process that sshd started for this channel
+#   sshd        the sshd process of this connection: its other children are commands
+#   connection  its addresses and ports, as sshd puts them into SSH_CONNECTION
+#   mode        lock; none, which only ends commands; sweep, which ends them at once
+#   make        what to create if there is nothing to lock: file, directory, nothing
+#   lease       seconds without a heartbeat after which the client counts as gone
+#   who         the holder, for people
+#   path        what to lock
 #
-# Needs a POSIX sh, any flock, and /proc or a ps that knows -A and -o.
-leader=$1 sshd=$2 mode=$3 make=$4 lease=$5 who=$6 path=$7
-leaders= dog= locked= run_directory= left_directory=
+# Needs a POSIX sh, sed, any flock, and /proc or a ps that knows -A and -o.
+leader=$1 sshd=$2 connection=$3 mode=$4 make=$5 lease=$6 who=$7 path=$8
+leaders= spared= pending= has_started= dog= locked= round=0
+run_directory= left_directory=
 
 say() {
     printf '%s\n' "$1"
 }
 
-# Sets $processes to "pid parent session ..." of all living processes.
+# Sets $processes to "pid:parent:session:start" of all living processes. One sed
+# for all, because shells read files byte by byte. A name stands in parentheses,
+# and may be up to 15 bytes of anything: a record ends where it has all fields,
+# or a process could pass for another one.
 list_processes() {
-    processes=
     if [ -r /proc/self/stat ]; then
-        for stat in /proc/[0-9]*/stat; do
-            { IFS= read -r line <"$stat"; } 2>/dev/null || continue
-            pid=${line%% *}
-            # After the name, which stands in parentheses and may be anything.
-            set -f
-            set -- ${line##*") "}
-            set +f
-            [ "$1" = Z ] || processes="$processes $pid $2 $4"
-        done
+        processes=$(LC_ALL=C sed -n -e ':more' -e \
+            's/^\([0-9]*\) (.*) \([A-Za-z]\) \([0-9]*\) [-0-9]* \([0-9]*\)\( [-0-9]*\)\{15\} \([0-9]*\) .*/\2\1:\3:\4:\6/' \
+            -e 't done' -e N -e 'b more' -e ':done' -e '/^[XZ]/!s/^.//p' /proc/[0-9]*/stat 2>/dev/null)
     else
-        processes=$(ps -A -o pid= -o ppid= -o sess= | tr '\n' ' ')
+        processes=$(ps -A -o pid= -o ppid= -o sess= |
+            sed -n 's/^ *\([0-9][0-9]*\)  *\([0-9][0-9]*\)  *\([0-9][0-9]*\) *$/\1:\2:\3:0/p')
     fi
 }
 
-# Adds what sshd has started since the last time. This must happen while the
-# connection lives: the sshd process goes with it, and its children become
-# init's.
+# Adds what sshd has started since the last time, and forgets leaders whose
+# sessions are empty, before their numbers are given to others. This must happen
+# while the connection lives: the sshd process goes with it, its children become
+# init's, and its number may be somebody else's. Says whether it does live.
 learn() {
     list_processes
-    set -- $processes
-    while [ $# -ge 3 ]; do
-        if [ "$2" = "$sshd" ] && [ "$1" != "$leader" ]; then
-            case " $leaders " in
-                *" $1 "*) ;;
-                *) leaders="$leaders $1" ;;
+    connected= found=
+    for process in $processes; do
+        IFS=:
+        set -- $process
+        if [ "$2" = "$sshd" ]; then
+            if [ "$1" = "$leader" ]; then connected=yes; else found="$found $1"; fi
+        else
+            case " $found " in
+                *" $3 "*) ;;
+                *) case " $leaders " in *" $3 "*) found="$found $3" ;; esac ;;
             esac
         fi
-        shift 3
+    done
+    unset IFS
+    [ "$connected" ] || return
+    for one in $found; do
+        case " $leaders " in *" $one "*) ;; *) pending= ;; esac
+    done
+    leaders=$found
+}
+
+# A command is about to be started. Until we are told that it was, its client can
+# be killed, and its sshd be gone before we have seen whose child it is.
+expect_command() {
+    # What earlier commands have left on purpose is not of this one.
+    if [ "$has_started" ]; then
+        learn
+        leaving=
+        for process in $processes; do
+            IFS=:
+            set -- $process
+            [ "$1" != "$3" ] || [ "$2" = "$sshd" ] || leaving="$leaving $1"
+        done
+        unset IFS
+        # Another look: nothing of the new one may be among them.
+        learn && spared=$leaving
+    fi
+    has_started=yes pending=yes
+}
+
+# Finds the command that was expected, now that its sshd has gone: it leads a
+# session, and has the connection's name in its environment as soon as it is more
+# than a copy of sshd.
+find_orphan() {
+    [ "$pending" ] && [ "$connection" ] && [ -r /proc/self/environ ] || return
+    pending= tries=10 own_session= own_start=0
+    while [ "$tries" -gt 0 ]; do
+        list_processes
+        for process in $processes; do
+            IFS=:
+            set -- $process
+            [ "$1" != $$ ] || own_session=$3 own_start=$4
+        done
+        unset IFS
+        for process in $processes; do
+            IFS=:
+            set -- $process
+            if [ "$1" = "$3" ] && [ "$1" != "$leader" ] && [ "$1" != "$own_session" ] &&
+                [ "$4" -ge "$own_start" ] && is_of_connection "$1"; then
+                leaders="$leaders $1" tries=0
+            fi
+        done
+        unset IFS
+        [ "$tries" -eq 0 ] || pause
     done
 }
 
-# Sets $doomed to the living members of the leaders' sessions and all below them
-# (sudo may put its command into a session of its own). A daemon that has left
-# both is spared.
+is_of_connection() {
+    case " $spared " in *" $1 "*) return 1 ;; esac
+    tr '\000' '\n' 2>/dev/null <"/proc/$1/environ" | grep -qxF "SSH_CONNECTION=$connection"
+}
+
+# Of a guard that was killed its dog is left, which has its command line.
+find_dogs() {
+    for cmdline in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
+        set -f
+        set -- $(tr '\000' ' ' 2>/dev/null <"$cmdline" | sed -n '1s/.* orgalorg-guard \([0-9]* [0-9]*\) .*/\1/p')
+        set +f
+        [ "$2" = "$sshd" ] && [ "$1" != "$leader" ] || continue
+        cmdline=${cmdline#/proc/}
+        leaders="$leaders ${cmdline%/cmdline}"
+    done
+}
+
+# Sets $doomed to the living members of the leaders' sessions, all below them,
+# and the sessions of these (sudo may put its command into one of its own). Who
+# was doomed stays so, also when its parent is gone. A daemon that has left both
+# before is spared.
 find_doomed() {
     list_processes
-    doomed= family=" $leaders " grown=yes
+    doomed= others= grown= round=$((round + 1))
+    for one in $leaders; do
+        eval "[ \"\$mark_$one\" ]" || mark "$one" leader
+    done
+    for process in $processes; do
+        IFS=:
+        set -- $process
+        judge "$@" || others="$others $process"
+    done
+    unset IFS
+    # A child may stand before its parent.
     while [ "$grown" ]; do
         grown=
-        set -- $processes
-        while [ $# -ge 3 ]; do
-            is_one=
-            case $family in *" $1 "* | *" $2 "*) is_one=yes ;; esac
-            case " $leaders " in *" $3 "*) is_one=yes ;; esac
-            case " $doomed " in *" $1 "*) is_one= ;; esac
-            if [ "$is_one" ] && [ "$1" != $$ ]; then
-                family="$family$1 " doomed="$doomed $1" grown=yes
-            fi
-            shift 3
+        set -- $others
+        others=
+        for process; do
+            IFS=:
+            set -- $process
+            judge "$@" || others="$others $process"
         done
+        unset IFS
     done
 }
 
-# Waits until nothing doomed is left, for about so many tenths of a second, and
-# sends a signal, if one is named, again and again: while some are signalled,
-# others may start more.
+# One of the list. A number that was marked is that process while it lives, and
+# its session as long as this has members.
+judge() {
+    eval "old=\$mark_$1 above=\$round_$2 kin=\$mark_$3"
+    if [ "$above" = "$round" ] || [ "$kin" ] || [ "$old" = "$4" ] || [ "$old" = leader ]; then
+        [ "$1" != $$ ] && [ "$1" != 1 ] || return 0
+        [ "$old" = "$4" ] || mark "$1" "$4"
+        eval "round_$1=$round"
+        doomed="$doomed $1" grown=yes
+    else
+        return 1
+    fi
+}
+
+mark() {
+    eval "mark_$1=$2"
+    marked="$marked $1"
+}
+
+pause() {
+    sleep 0.1 2>/dev/null && tries=$((tries - 1)) || {
+        sleep 1
+        tries=$((tries - 10))
+    }
+}
+
+# Sets $now in hundredths of a second, from anywhere.
+tell_time() {
+    now=
+    { read -r now rest; } 2>/dev/null </proc/uptime || return
+    case $now in *.??) now=$((${now%.*} * 100 + 1${now#*.} - 100)) ;; *) now= ;; esac
+}
+
+# Waits until nothing doomed is left, for so many tenths of a second, and sends a
+# signal, if one is named, again and again: while some are signalled, others may
+# start more.
 wait_for_doomed() {
-    tenths=$1
+    tries=$1
+    tell_time
+    until=${now:+$((now + tries * 10))}
     while find_doomed; [ "$doomed" ]; do
         [ -z "$2" ] || signal_doomed "$2"
-        [ "$tenths" -gt 0 ] || return 1
-        if sleep 0.1 2>/dev/null; then
-            tenths=$((tenths - 1))
-        else
-            sleep 1
-            tenths=$((tenths - 10))
-        fi
+        # On a host with very many processes, looking takes time as well.
+        [ -z "$until" ] || tell_time
+        [ "$tries" -gt 0 ] && [ "${now:-0}" -le "${until:-0}" ] || return 1
+        pause
     done
 }
 
@@ -101,27 +213,36 @@ signal_doomed() {
 
 # TERM, and KILL after three seconds.
 end_commands() {
-    doomed=
+    doomed= marked=
     if [ "$leaders" ]; then
         find_doomed
         signal_doomed TERM
         if ! wait_for_doomed 30 ''; then
             wait_for_doomed 10 KILL
         fi
+        for pid in $marked; do
+            unset "mark_$pid" "round_$pid"
+        done
     fi
     say "ENDED$doomed"
 }
 
-# The dog wakes us when nobody has called it off for the time of the lease.
+# The dog wakes us when nobody has called it off for the time of the lease. It
+# sleeps in pieces, so as not to outlive us for long if we are killed.
 unleash_dog() {
     call_off_dog
     (
         # The trap may run as soon as sleep has been started.
         before=$!
         trap '[ "$!" = "$before" ] || kill "$!" 2>/dev/null; exit' USR1
-        sleep "$lease" &
-        wait "$!"
-        # If we were killed, somebody else may have our number by now.
+        piece=$(((lease + 4) / 5))
+        while [ "$lease" -gt 0 ]; do
+            sleep "$piece" &
+            wait "$!"
+            kill -0 $$ 2>/dev/null || exit
+            lease=$((lease - piece))
+        done
+        # Somebody else may have our number by now.
         [ ! -r /proc/self/cmdline ] || grep -q orgalorg-guard "/proc/$$/cmdline" || exit
         kill -s ALRM $$
     ) </dev/null >/dev/null 2>&1 9<&- &
@@ -133,6 +254,7 @@ unleash_dog() {
 # reason the dog, which catches this one, ends its sleep by another.
 call_off_dog() {
     [ -z "$dog" ] || kill -s USR1 "$dog" 2>/dev/null
+    dog=
 }
 
 # Makes the run directory of an upload, for us alone. In a directory that
@@ -166,7 +288,10 @@ remove_run_directory() {
 # lock go.
 leave() {
     trap '' ALRM TERM
+    # We may come from anywhere.
+    unset IFS
     call_off_dog
+    [ "$mode" = sweep ] || learn || find_orphan
     end_commands
     remove_run_directory
     exit 0
@@ -183,9 +308,9 @@ identity() {
 holder() {
     for cmdline in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
         [ "$cmdline" != "/proc/$$/cmdline" ] || continue
-        tr '\n\000' ' \n' 2>/dev/null <"$cmdline" | tail -n 8 | {
+        tr '\n\000' ' \n' 2>/dev/null <"$cmdline" | tail -n 9 | {
             read -r name
-            for skipped in leader sshd mode make lease; do read -r skipped; done
+            for skipped in leader sshd connection mode make lease; do read -r skipped; done
             IFS= read -r its_who
             IFS= read -r its_path
             [ "$name" = orgalorg-guard ] && [ "$its_path" = "$(printf %s "$path" | tr '\n' ' ')" ] &&
@@ -226,6 +351,7 @@ trap '' HUP PIPE INT QUIT
 trap leave ALRM TERM
 if [ "$mode" = sweep ]; then
     learn
+    find_dogs
     leave
 fi
 unleash_dog
@@ -244,10 +370,15 @@ while IFS= read -r order; do
             fi
             say "$order"
             ;;
+        STARTING) expect_command ;;
         STARTED) learn ;;
+        # By itself: what it has left is left on purpose.
+        FINISHED) leaders= pending= ;;
         STOP)
+            call_off_dog
             learn
             end_commands
+            unleash_dog
             ;;
         RUNDIR*) make_run_directory "${order#RUNDIR }" ;;
         KEEP) left_directory=$run_directory run_directory= ;;

@@ -89,6 +89,8 @@ enum Stage {
     Idle,
     /// Waiting for a pseudo-terminal.
     AskingForTerminal,
+    /// There is a terminal, if there is to be one.
+    Prepared,
     /// Waiting for the command to be accepted.
     Starting,
     /// Running, with output open.
@@ -126,6 +128,8 @@ impl Step {
 pub struct Process {
     channel: Option<Channel>,
     request: Option<Request>,
+    /// The request is not to be made (yet).
+    held: bool,
     stage: Stage,
     input: Input,
     /// Output that was queued after the last step, in bytes.
@@ -158,6 +162,12 @@ impl Process {
     /// What to start, as soon as there is a channel.
     pub fn start(&mut self, request: Request) {
         self.request = Some(request);
+    }
+
+    /// From now on nothing is started that the host has not been asked to start
+    /// already; or, after that, it is.
+    pub fn hold(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// Whether the host has accepted the command.
@@ -262,9 +272,11 @@ impl Process {
         let mut step = Step::default();
         let before = self.stage;
         match self.stage {
-            Stage::Opening | Stage::Idle | Stage::AskingForTerminal | Stage::Starting => {
-                self.advance(session)?;
-            }
+            Stage::Opening
+            | Stage::Idle
+            | Stage::AskingForTerminal
+            | Stage::Prepared
+            | Stage::Starting => self.advance(session)?,
             Stage::Running => {
                 self.receive(session, ports, &mut step)?;
                 self.send(session, ports, &mut step)?;
@@ -303,10 +315,11 @@ impl Process {
                     let size = (size.columns.into(), size.rows.into(), 0, 0);
                     (
                         channel.request_pty(kind, None::<PtyModes>, Some(size)),
-                        Stage::Starting,
+                        Stage::Prepared,
                         "the host gives no pseudo-terminal (PermitTTY in its sshd_config?)",
                     )
                 }
+                _ if self.held && self.stage != Stage::Starting => return Ok(()),
                 _ => {
                     self.stage = Stage::Starting;
                     (
