@@ -112,10 +112,12 @@ impl Patience<'_> {
         }
     }
 
-    /// What a failed call means. After the deadline it means that: main has
-    /// pulled the [`Plug`] of a server that kept a call busy.
+    /// What a failed call means. After the deadline, or the end of the run, it means
+    /// that: main has pulled the [`Plug`] of a server that kept a call busy.
     fn failed(&self, error: &ssh2::Error) -> SessionError {
-        if Instant::now() >= self.deadline {
+        if (self.cancelled)() {
+            SessionError::Interrupted(Interrupted::Cancelled)
+        } else if Instant::now() >= self.deadline {
             SessionError::Interrupted(Interrupted::TimedOut)
         } else {
             classify(error)
@@ -211,6 +213,15 @@ fn describe(error: &ssh2::Error) -> String {
             "no common algorithm, or the key exchange failed".to_owned()
         }
         ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "the key exchange failed".to_owned(),
+        // What libssh2 and ssh2 have no words for.
+        ErrorCode::Session(number)
+            if matches!(
+                error.message(),
+                "" | "unknown error" | "no other error listed"
+            ) =>
+        {
+            format!("unknown error {number} of libssh2")
+        }
         _ => error.message().to_lowercase(),
     }
 }
@@ -500,12 +511,12 @@ impl Session {
             // socket does not take it, it could never be finished.
             if !self.is_blocked_outbound() && self.is_writable() {
                 match self.inner.keepalive_send() {
-                    Ok(_) => {
-                        self.unanswered_since.get_or_insert(now);
-                    }
+                    Ok(_) => {}
+                    // Not while keys are exchanged; that has to be answered as well.
                     Err(error) if is_again(&error) => {}
                     Err(error) => return Err(classify(&error)),
                 }
+                self.unanswered_since.get_or_insert(now);
             }
             self.last_probe = now;
         }
@@ -582,6 +593,13 @@ fn host_key_preference(known_types: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_without_words_have_their_number() {
+        let text = |number, words| describe(&ssh2::Error::new(ErrorCode::Session(number), words));
+        assert_eq!(text(-50, "unknown error"), "unknown error -50 of libssh2");
+        assert_eq!(text(-9, "Timed out"), "timed out");
+    }
 
     #[test]
     fn types_of_known_keys_are_asked_for_first() {
