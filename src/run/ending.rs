@@ -23,6 +23,10 @@ const GRACE: Duration = Duration::from_millis(4_200);
 /// When a run that is being stopped ends, whatever its hosts do.
 const AT_THE_LATEST: Duration = Duration::from_millis(4_600);
 
+/// How long nodes get that are not logged in yet, and have nothing to end. (Looking
+/// up a name, and an agent, cannot be interrupted.)
+const PARTING: Duration = Duration::from_millis(300);
+
 /// How long nodes get to free their locks and to part after a normal run.
 const FAREWELL: Duration = Duration::from_millis(2_500);
 
@@ -165,9 +169,17 @@ impl Run {
     /// Ends what runs on all hosts, and then lets them go.
     fn end_nodes(&mut self) {
         self.cluster.cancel();
+        // A server that keeps a call into libssh2 busy keeps its node from hearing
+        // of it.
+        for node in self.nodes(State::is_connecting) {
+            self.cluster.unplug(node);
+        }
         let now = Instant::now();
-        self.settle(now + GRACE, State::is_busy);
+        self.settle(now + GRACE, |state| {
+            state.is_busy() && !state.is_connecting()
+        });
         self.release(now + AT_THE_LATEST);
+        self.settle(now + PARTING, State::is_live);
         for state in &mut self.states {
             if !matches!(state, State::Ended(_) | State::Skipped) {
                 *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
@@ -177,14 +189,15 @@ impl Run {
 
     /// Frees the locks, last of all.
     fn release(&mut self, deadline: Instant) {
-        for node in self.nodes(State::is_live) {
+        let is_there = |state: &State| state.is_live() && !state.is_connecting();
+        for node in self.nodes(is_there) {
             self.cluster.order(node, Order::Release);
         }
-        self.settle(deadline, State::is_live);
+        self.settle(deadline, is_there);
     }
 
     /// Takes what nodes say while any of them is in such a state, for as long as
-    /// that is reasonable. (One that looks up a name cannot be interrupted.)
+    /// that is reasonable.
     fn settle(&mut self, deadline: Instant, is_awaited: fn(&State) -> bool) {
         let deadline = at(deadline);
         let events = self.cluster.events().clone();

@@ -252,6 +252,11 @@ impl State {
         !matches!(self, Self::Waiting | Self::Ended(_) | Self::Skipped)
     }
 
+    /// It is not logged in yet.
+    fn is_connecting(&self) -> bool {
+        matches!(self, Self::Connecting(..))
+    }
+
     /// Something is under way there that is to be waited for.
     fn is_busy(&self) -> bool {
         matches!(
