@@ -253,7 +253,7 @@ fn a_killed_client_leaves_no_command_and_no_lock_that_is_free_before() {
 }
 
 #[test]
-fn a_client_that_is_killed_while_its_command_starts_leaves_none() {
+fn a_client_that_is_ended_while_its_command_starts_leaves_none() {
     let hosts = Hosts::start(3);
     hosts[0].busybox_userland();
     hosts[1].login_shell("root", "/bin/dash");
@@ -261,7 +261,7 @@ fn a_client_that_is_killed_while_its_command_starts_leaves_none() {
     let shell = ["--shell", "sh -c '{}'"];
     // From the order to the guard to a while after the start, in small steps. The
     // last of the three is reached through sudo.
-    for round in 0..24_u64 {
+    for round in 0..32_u64 {
         let targets = ["-o", "web1", "-o", "web2", "-o", "web3"];
         let targets = match round % 2 {
             0 => targets.as_slice(),
@@ -273,8 +273,8 @@ fn a_client_that_is_killed_while_its_command_starts_leaves_none() {
             hosts.iter().any(|host| runs(host, "orgalorg-guard"))
         });
         // Here it is the moment that counts.
-        thread::sleep(Duration::from_millis(round * 4));
-        run.signal("KILL");
+        thread::sleep(Duration::from_millis(round * 3));
+        run.signal(if round % 4 < 2 { "KILL" } else { "INT" });
         run.finish();
         for host in &hosts {
             wait_until_empty(host, AFTER_LEASE);
