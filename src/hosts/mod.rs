@@ -4,6 +4,7 @@
 //! (comma lists and ranges), `address` (one `[user@]host[:port]`), and last
 //! `target`, which adds the user and port that the addresses leave open,
 //! drops duplicates and excluded hosts, and names each target for output.
+//! `fold` is the way back: many names in few words.
 //!
 //! Nothing here connects to or looks up anything; the only input and output
 //! is that `sources` reads the files it is told to read. What `ssh_config`
@@ -11,12 +12,14 @@
 
 mod address;
 mod expression;
+mod fold;
 pub mod known_hosts;
 mod sources;
 mod target;
 
 pub use address::{Address, AddressError, MAX_PART};
 pub use expression::{ExpressionError, ExpressionProblem, MAX_HOSTS, expand};
+pub use fold::fold;
 pub use sources::{HostsError, LineProblem, collect};
 pub use target::{Target, exclude, resolve};
 

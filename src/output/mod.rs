@@ -39,6 +39,8 @@ pub enum Message {
         /// Whose.
         node: NodeId,
     },
+    /// How far the run is, for the status bar.
+    Progress(Progress),
     /// A log line.
     Log {
         /// How important it is.
@@ -48,6 +50,51 @@ pub enum Message {
     },
     /// Write out everything, then answer.
     Flush(Sender<()>),
+}
+
+/// What a run is busy with, in the order in which it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Hosts are being connected.
+    Connect,
+    /// They are being locked.
+    Lock,
+    /// Files are on the way.
+    Upload,
+    /// Commands are being started.
+    Exec,
+    /// They run, and are waited for.
+    Wait,
+}
+
+impl Phase {
+    /// The name on screen.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "CONNECT",
+            Self::Lock => "LOCK",
+            Self::Upload => "UPLOAD",
+            Self::Exec => "EXEC",
+            Self::Wait => "WAIT",
+        }
+    }
+}
+
+/// How far a run is. Rate and time left are found out by whoever shows it, from
+/// when this comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Hosts that are through with it, those that failed included.
+    pub done: usize,
+    /// Hosts that it is done with.
+    pub total: usize,
+    /// Hosts that have failed so far.
+    pub failed: usize,
+    /// Bytes sent and bytes in all, where there are bytes to be sent.
+    pub bytes: Option<(u64, u64)>,
 }
 
 /// A way to the printer, for any thread. Sending never blocks.

@@ -115,6 +115,7 @@ impl Printer {
             }
             Message::EndOfOutput { node } => self.text.end_of_output(node, &mut self.sinks),
             Message::Log { level, text } => self.text.log(level, &text, &mut self.sinks),
+            Message::Progress(_) => {}
             Message::Flush(answer) => {
                 self.flush();
                 // Whoever asked may have stopped waiting.
