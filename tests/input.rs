@@ -355,7 +355,7 @@ fn on_a_terminal_it_is_a_parallel_shell() {
     terminal.expect("web1 42 from web1\r\n");
     terminal.expect("web2 42 from web2\r\n");
     terminal.type_in("exit 3\n");
-    terminal.expect("code 3 (2 nodes): web1, web2");
+    terminal.expect("code 3 (2 nodes): web[1-2]");
     let (status, screen) = terminal.finish();
     assert_eq!(status.code(), Some(1), "{screen}");
 
@@ -465,7 +465,7 @@ fn input_that_cannot_be_read_ends_the_run() {
         .code(2)
         .says("[FATAL] can't read the input from stdin\n")
         .says("Input/output error")
-        .says("not finished (2 nodes): web1, web2");
+        .says("not finished (2 nodes): web[1-2]");
     assert!(!finished.stdout().contains("end"), "{}", finished.stdout());
 }
 

@@ -299,7 +299,7 @@ fn an_interrupted_run_leaves_nothing_and_names_the_unfinished() {
         }
         let finished = finished
             .says(&format!("SIG{name} received"))
-            .says("not finished (2 nodes): web1, web2");
+            .says("not finished (2 nodes): web[1-2]");
         assert_eq!(finished.sorted(), ["web1 up", "web2 up"]);
         assert!(elapsed < Duration::from_secs(6), "{elapsed:?}");
     }
@@ -477,7 +477,7 @@ fn ctrl_c_on_a_terminal_ends_a_run_that_still_connects() {
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(status.signal(), Some(SIGINT), "{screen}");
     assert!(
-        screen.contains("not finished (2 nodes): web1, web2"),
+        screen.contains("not finished (2 nodes): web[1-2]"),
         "{screen}"
     );
     assert_free(&hosts[0]);
@@ -941,7 +941,7 @@ fn a_timeout_ends_the_command_on_the_host_and_keeps_the_lock() {
     assert!(runs(&hosts[1], "sleep 86399"), "this took too long to tell");
     assert!(!is_free, "freed before all were done");
     let finished = run.finish_within(ENDING).code(1);
-    finished.says("timeout (2 nodes): web1, web2");
+    finished.says("timeout (2 nodes): web[1-2]");
     for host in &hosts {
         wait_until_empty(host, ENDING);
         assert_free(host);

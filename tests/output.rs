@@ -353,7 +353,7 @@ fn log_lines_have_a_time_a_level_and_a_margin() {
     }
     let tail = "[FATAL] remote execution failed\n\
                 \u{20}                           └─ commands are failed on all 2 nodes\n\
-                \u{20}                              └─ code 3 (2 nodes): web1, web2\n";
+                \u{20}                              └─ code 3 (2 nodes): web[1-2]\n";
     assert!(stderr.ends_with(tail), "{stderr}");
 }
 

@@ -1,14 +1,60 @@
 //! The end of a run in words: which hosts failed, grouped by cause.
+//!
+//! Made for many hosts: names are folded, reasons that differ in the host's own
+//! name only are one, and more than a handful of reasons are not told one by one.
 
 use std::collections::HashMap;
 
 use crate::error::Tree;
 use crate::event::{Outcome, Status};
-use crate::hosts::Target;
+use crate::hosts::{Target, fold};
+
+/// So many failures are told one by one, with all that is known.
+const ONE_BY_ONE: usize = 10;
+
+/// So many reasons for one kind of failure are told apart.
+const REASONS: usize = 4;
+
+/// Characters for names that a reader gets at most: a line or two.
+const NAMES: usize = 80;
+
+/// What stands for the name of each of several hosts.
+const ANY_HOST: &str = "<host>";
+
+/// How much is told about many hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// What fits a screen.
+    Screen,
+    /// Every name and every reason: for logs, and those who ask.
+    Whole,
+}
+
+/// A host that something could not be done with.
+#[derive(Debug, Clone)]
+pub struct Failure<'a> {
+    /// The host.
+    pub target: &'a Target,
+    /// What failed, whichever the host.
+    pub what: String,
+    /// The same of this host.
+    pub alone: String,
+    /// Why.
+    pub reason: Option<Tree>,
+}
+
+impl Failure<'_> {
+    fn tree(&self) -> Tree {
+        match &self.reason {
+            Some(reason) => Tree::new(&self.alone).because(reason.clone()),
+            None => Tree::new(&self.alone),
+        }
+    }
+}
 
 /// What failed after the commands were started; nothing where all is well.
 #[must_use]
-pub fn of_commands(results: &[(&Target, &Outcome)]) -> Option<Tree> {
+pub fn of_commands(results: &[(&Target, &Outcome)], extent: Extent) -> Option<Tree> {
     let failed = results
         .iter()
         .filter(|(_, outcome)| !matches!(outcome.status, Status::Ok | Status::Cancelled))
@@ -31,24 +77,75 @@ pub fn of_commands(results: &[(&Target, &Outcome)]) -> Option<Tree> {
         all if all == results.len() => format!("{several} failed on all {}", nodes(all)),
         some => format!("{several} failed on {some} out of {}", nodes(results.len())),
     };
-    Some(Tree::new("remote execution failed").because(by_cause(headline, results)))
+    let details = by_cause(results, extent)
+        .into_iter()
+        .fold(Tree::new(headline), Tree::because);
+    Some(Tree::new("remote execution failed").because(details))
 }
 
-/// The hosts that could not be reached, one by one.
+/// The hosts that could not be reached.
 #[must_use]
-pub fn of_connections(results: &[(&Target, &Outcome)], all: usize) -> Tree {
+pub fn of_connections(results: &[(&Target, &Outcome)], all: usize, extent: Extent) -> Tree {
     let headline = format!("connection to {} of {} failed", results.len(), nodes(all));
-    let details = results
-        .iter()
-        .fold(Tree::new(headline), |tree, (target, outcome)| {
-            tree.because(of_connection(target, outcome))
-        });
+    let failures = connection_failures(results);
+    let details = branches(&failures, extent)
+        .into_iter()
+        .fold(Tree::new(headline), Tree::because);
     Tree::new("connecting to cluster failed").because(details)
+}
+
+/// The hosts that could not be reached, and that the run goes on without.
+#[must_use]
+pub fn of_skipped(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<Tree> {
+    let failures = connection_failures(results);
+    if is_one_by_one(failures.len(), extent) {
+        let trees = failures.iter().map(Failure::tree);
+        return trees
+            .map(|tree| Tree::new("host is skipped").because(tree))
+            .collect();
+    }
+    let headline = format!("{} hosts are skipped", failures.len());
+    vec![
+        branches(&failures, extent)
+            .into_iter()
+            .fold(Tree::new(headline), Tree::because),
+    ]
+}
+
+fn is_one_by_one(count: usize, extent: Extent) -> bool {
+    count <= ONE_BY_ONE || extent == Extent::Whole
 }
 
 /// One host that could not be reached.
 #[must_use]
 pub fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
+    connection_failure(target, outcome).tree()
+}
+
+/// Hosts that take long to connect.
+#[must_use]
+pub fn of_slow_ones(targets: &[&Target], extent: Extent) -> Vec<String> {
+    if is_one_by_one(targets.len(), extent) {
+        let nodes = targets.iter().map(|target| target.node());
+        return nodes
+            .map(|node| format!("still connecting to address after 2s: {node}"))
+            .collect();
+    }
+    vec![format!(
+        "still connecting to {} addresses after 2s: {}",
+        targets.len(),
+        names(targets, extent)
+    )]
+}
+
+fn connection_failures<'a>(results: &[(&'a Target, &Outcome)]) -> Vec<Failure<'a>> {
+    let results = results.iter();
+    results
+        .map(|(target, outcome)| connection_failure(target, outcome))
+        .collect()
+}
+
+fn connection_failure<'a>(target: &'a Target, outcome: &Outcome) -> Failure<'a> {
     let what = match outcome.status {
         Status::Auth => "can't authenticate",
         Status::HostKey => "host key refused",
@@ -56,17 +153,61 @@ pub fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
         Status::Refused => "refused by the host",
         _ => "can't connect to address",
     };
-    let tree = Tree::new(format!("{what}: {}", target.node()));
-    match &outcome.reason {
-        Some(reason) => tree.because(reason.clone()),
-        None => tree,
+    Failure {
+        target,
+        what: what.to_owned(),
+        alone: format!("{what}: {}", target.node()),
+        reason: outcome.reason.clone(),
     }
+}
+
+/// Hosts that failed, one by one where they are few, else those with one reason
+/// together.
+#[must_use]
+pub fn branches(failures: &[Failure<'_>], extent: Extent) -> Vec<Tree> {
+    if is_one_by_one(failures.len(), extent) {
+        return failures.iter().map(Failure::tree).collect();
+    }
+    let mut groups = Groups::new();
+    for (index, failure) in failures.iter().enumerate() {
+        let reason = failure.reason.as_ref().map(Tree::flat).unwrap_or_default();
+        groups.add(&failure.what, &reason, failure.target, index);
+    }
+    groups
+        .finish(extent)
+        .into_iter()
+        .map(|group| match group.reasons {
+            1 if group.targets.len() == 1 => failures[group.first].tree(),
+            1 => {
+                let tree = Tree::new(format!("{}{}", group.kind, group.names(extent)));
+                match &failures[group.first].reason {
+                    Some(reason) if group.is_the_same => tree.because(reason.clone()),
+                    Some(reason) => tree.because(general_tree(reason, group.targets[0])),
+                    None => tree,
+                }
+            }
+            several => Tree::new(format!(
+                "{}, for {several} different reasons{}",
+                group.kind,
+                group.names(extent)
+            ))
+            .because(Tree::new("such as").because(failures[group.first].tree())),
+        })
+        .collect()
 }
 
 /// How one host failed, in one line.
 #[must_use]
 pub fn cause(outcome: &Outcome) -> String {
-    let what = match &outcome.status {
+    let kind = kind(&outcome.status);
+    match &outcome.reason {
+        Some(reason) => format!("{kind}: {}", reason.flat()),
+        None => kind,
+    }
+}
+
+fn kind(status: &Status) -> String {
+    match status {
         Status::Ok => "ok".to_owned(),
         Status::Exit(code) => format!("code {code}"),
         Status::Signal(name) => format!("signal {name}"),
@@ -80,38 +221,182 @@ pub fn cause(outcome: &Outcome) -> String {
         Status::LockLost => "lock lost".to_owned(),
         Status::Upload => "upload failed".to_owned(),
         Status::Cancelled => "not finished".to_owned(),
-    };
-    match &outcome.reason {
-        Some(reason) => format!("{what}: {}", reason.flat()),
-        None => what,
     }
 }
 
-fn by_cause(headline: String, results: &[(&Target, &Outcome)]) -> Tree {
-    let mut order: Vec<(&Status, String)> = Vec::new();
-    let mut names: HashMap<String, Vec<&str>> = HashMap::new();
-    for (target, outcome) in results {
-        if outcome.status == Status::Ok {
-            continue;
-        }
-        let cause = cause(outcome);
-        let group = names.entry(cause.clone()).or_default();
-        if group.is_empty() {
-            order.push((&outcome.status, cause));
-        }
-        group.push(&target.prefix);
+fn by_cause(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<String> {
+    let mut failed: Vec<&(&Target, &Outcome)> = results
+        .iter()
+        .filter(|(_, outcome)| outcome.status != Status::Ok)
+        .collect();
+    // Stable: hosts of a kind keep their order.
+    failed.sort_by_key(|(_, outcome)| &outcome.status);
+    let mut groups = Groups::new();
+    for (index, (target, outcome)) in failed.iter().enumerate() {
+        let reason = outcome.reason.as_ref().map(Tree::flat).unwrap_or_default();
+        groups.add(&kind(&outcome.status), &reason, target, index);
     }
-    order.sort();
-    order
+    groups
+        .finish(extent)
         .into_iter()
-        .fold(Tree::new(headline), |tree, (_, cause)| {
-            let group = &names[&cause];
-            tree.because(format!(
-                "{cause} ({}): {}",
-                nodes(group.len()),
-                group.join(", ")
-            ))
+        .map(|group| {
+            let names = group.names(extent);
+            let reason = match (group.reasons, group.text.as_str()) {
+                (1, "") => String::new(),
+                (1, text) => format!(": {text}"),
+                (several, text) => format!(", for {several} different reasons such as '{text}'"),
+            };
+            format!("{}{reason}{names}", group.kind)
         })
+        .collect()
+}
+
+/// Hosts with one reason.
+struct Group<'a> {
+    /// What failed.
+    kind: String,
+    /// Why: as it was said, or in general where it was said differently.
+    text: String,
+    is_the_same: bool,
+    /// How many reasons these are.
+    reasons: usize,
+    targets: Vec<&'a Target>,
+    /// The number of the first failure in it.
+    first: usize,
+}
+
+impl Group<'_> {
+    /// ` (3 nodes): web[1-3]`
+    fn names(&self, extent: Extent) -> String {
+        let count = nodes(self.targets.len());
+        format!(" ({count}): {}", names(&self.targets, extent))
+    }
+}
+
+/// Groups in the order of their first hosts.
+struct Groups<'a> {
+    groups: Vec<Group<'a>>,
+    index: HashMap<(String, String), usize>,
+}
+
+impl<'a> Groups<'a> {
+    fn new() -> Self {
+        Self {
+            groups: Vec::new(),
+            index: HashMap::new(),
+        }
+    }
+
+    fn add(&mut self, kind: &str, reason: &str, target: &'a Target, number: usize) {
+        let general = general(reason, target);
+        let key = (kind.to_owned(), general.clone());
+        let at = *self.index.entry(key).or_insert(self.groups.len());
+        match self.groups.get_mut(at) {
+            Some(group) => {
+                if group.is_the_same && group.text != reason {
+                    group.is_the_same = false;
+                    group.text = general;
+                }
+                group.targets.push(target);
+            }
+            None => self.groups.push(Group {
+                kind: kind.to_owned(),
+                text: reason.to_owned(),
+                is_the_same: true,
+                reasons: 1,
+                targets: vec![target],
+                first: number,
+            }),
+        }
+    }
+
+    /// Of each kind, the most common reasons first; those beyond what is told
+    /// apart are one.
+    fn finish(self, extent: Extent) -> Vec<Group<'a>> {
+        let mut kinds: Vec<String> = Vec::new();
+        let mut by_kind: HashMap<String, Vec<Group<'a>>> = HashMap::new();
+        for group in self.groups {
+            if !by_kind.contains_key(&group.kind) {
+                kinds.push(group.kind.clone());
+            }
+            by_kind.entry(group.kind.clone()).or_default().push(group);
+        }
+        let mut finished = Vec::new();
+        for kind in kinds {
+            let mut groups = by_kind.remove(&kind).unwrap_or_default();
+            // Stable, so that equals keep their order.
+            groups.sort_by_key(|group| std::cmp::Reverse(group.targets.len()));
+            if groups.len() > REASONS && extent == Extent::Screen {
+                let common = groups.iter().filter(|group| group.targets.len() > 1);
+                let rest = groups.split_off(common.count().min(REASONS - 1));
+                groups.extend(rest.into_iter().reduce(|mut all, other| {
+                    all.reasons += other.reasons;
+                    all.targets.extend(other.targets);
+                    all
+                }));
+            }
+            finished.extend(groups);
+        }
+        finished
+    }
+}
+
+/// Names for a reader.
+#[must_use]
+pub fn names(targets: &[&Target], extent: Extent) -> String {
+    let first = |count: usize| {
+        let targets = targets[..count].iter();
+        fold(targets.map(|target| target.prefix.as_str()))
+    };
+    let all = first(targets.len());
+    if extent == Extent::Whole || all.len() <= NAMES {
+        return all;
+    }
+    // As many as there is room for.
+    let (mut fits, mut too_many) = (1, targets.len());
+    while fits + 1 < too_many {
+        let middle = usize::midpoint(fits, too_many);
+        if first(middle).len() <= NAMES {
+            fits = middle;
+        } else {
+            too_many = middle;
+        }
+    }
+    let more = targets.len() - fits;
+    format!("{} and {more} more (-v names all)", first(fits))
+}
+
+/// A reason without what is the host's own in it.
+fn general(text: &str, target: &Target) -> String {
+    let node = target.node();
+    [node.as_str(), &target.prefix, &target.host]
+        .iter()
+        .fold(text.to_owned(), |text, name| replace_word(&text, name))
+}
+
+fn general_tree(tree: &Tree, target: &Target) -> Tree {
+    let causes = tree.causes.iter();
+    Tree {
+        message: general(&tree.message, target),
+        causes: causes.map(|cause| general_tree(cause, target)).collect(),
+    }
+}
+
+fn replace_word(text: &str, word: &str) -> String {
+    let is_part = |c: char| c.is_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let mut replaced = String::new();
+    let mut done = 0;
+    for (at, _) in text.match_indices(word) {
+        let end = at + word.len();
+        let starts = !text[..at].ends_with(is_part);
+        let ends = !text[end..].starts_with(is_part);
+        if starts && ends {
+            replaced.push_str(&text[done..at]);
+            replaced.push_str(ANY_HOST);
+            done = end;
+        }
+    }
+    replaced + &text[done..]
 }
 
 /// `3 nodes`.
@@ -151,7 +436,7 @@ mod tests {
     fn nothing_is_said_when_all_is_well() {
         let targets = targets(&["a"]);
         let ok = ended(Status::Ok);
-        assert_eq!(of_commands(&[(&targets[0], &ok)]), None);
+        assert_eq!(of_commands(&[(&targets[0], &ok)], Extent::Screen), None);
     }
 
     #[test]
@@ -163,11 +448,11 @@ mod tests {
             ..ended(Status::Connection)
         };
         let results: Vec<_> = targets.iter().zip([&code, &ok, &lost, &code]).collect();
-        let tree = of_commands(&results).expect("a summary");
+        let tree = of_commands(&results, Extent::Screen).expect("a summary");
         assert_eq!(
             tree.flat(),
             "remote execution failed: commands are failed on 3 out of 4 nodes: \
-             code 17 (2 nodes): a, d; \
+             code 17 (2 nodes): a,d; \
              connection lost: no sign of life for 60s (1 node): c"
         );
     }
@@ -177,7 +462,7 @@ mod tests {
         let targets = targets(&["a", "b", "c"]);
         let code = ended(Status::Exit(1));
         let results: Vec<_> = targets.iter().map(|target| (target, &code)).collect();
-        let tree = of_commands(&results).expect("a summary");
+        let tree = of_commands(&results, Extent::Screen).expect("a summary");
         assert_eq!(tree.causes[0].message, "commands are failed on all 3 nodes");
     }
 
@@ -186,11 +471,155 @@ mod tests {
         let targets = targets(&["a", "b"]);
         let (ok, cancelled) = (ended(Status::Ok), Outcome::cancelled());
         let results: Vec<_> = targets.iter().zip([&ok, &cancelled]).collect();
-        let tree = of_commands(&results).expect("a summary");
+        let tree = of_commands(&results, Extent::Screen).expect("a summary");
         assert_eq!(
             tree.flat(),
             "remote execution failed: the run was stopped before all commands had ended: \
              not finished (1 node): b"
+        );
+    }
+
+    fn fleet(count: usize) -> Vec<Target> {
+        let names: Vec<String> = (1..=count).map(|number| format!("web{number}")).collect();
+        targets(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Lines of so many columns that a tree takes, one for its beginning.
+    fn lines(tree: &Tree, depth: usize, columns: usize) -> usize {
+        let indent = 28 + 3 * depth;
+        let own = tree.message.chars().count().div_ceil(columns - indent);
+        let causes = tree.causes.iter();
+        own + causes
+            .map(|cause| lines(cause, depth + 1, columns))
+            .sum::<usize>()
+    }
+
+    /// Every fifth host in each of five ways: the worst for folding.
+    fn failing_in_five_ways(targets: &[Target]) -> Vec<Outcome> {
+        let outcome = |(index, target): (usize, &Target)| {
+            let lost = |reason: String| Outcome {
+                reason: Some(reason.into()),
+                ..ended(Status::Connection)
+            };
+            match index % 5 {
+                0 => ended(Status::Exit(1)),
+                1 => ended(Status::Exit(17)),
+                2 => ended(Status::Signal("KILL".into())),
+                3 => lost(format!("{} does not answer any more", target.host)),
+                _ => lost(format!("packet {index} of {} is broken", target.node())),
+            }
+        };
+        targets.iter().enumerate().map(outcome).collect()
+    }
+
+    #[test]
+    fn a_thousand_hosts_that_fail_in_five_ways_fit_a_screen() {
+        let targets = fleet(1000);
+        let outcomes = failing_in_five_ways(&targets);
+        let results: Vec<_> = targets.iter().zip(&outcomes).collect();
+        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let text = tree.flat();
+        assert!(lines(&tree, 0, 80) < 24, "{text}");
+        assert!(lines(&tree, 0, 160) < 12, "{text}");
+        for part in [
+            "commands are failed on all 1000 nodes: code 1 (200 nodes): web[1,6,11,",
+            "code 17 (200 nodes): web[2,7,12,",
+            "connection lost: <host> does not answer any more (200 nodes): web[4,9,",
+            " more (-v names all); ",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_thousand_hosts_in_blocks_are_a_few_lines() {
+        let targets = fleet(1000);
+        let outcomes: Vec<_> = (0..1000)
+            .map(|index| ended(Status::Exit(1 + index / 200)))
+            .collect();
+        let results: Vec<_> = targets.iter().zip(&outcomes).collect();
+        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        assert_eq!(lines(&tree, 0, 80), 7);
+        assert_eq!(
+            tree.causes[0].causes[1].message,
+            "code 2 (200 nodes): web[201-400]"
+        );
+    }
+
+    #[test]
+    fn the_whole_summary_names_every_host_and_reason() {
+        let targets = fleet(1000);
+        let outcomes = failing_in_five_ways(&targets);
+        let results: Vec<_> = targets.iter().zip(&outcomes).collect();
+        let tree = of_commands(&results, Extent::Whole).expect("a summary");
+        assert_eq!(tree.causes[0].causes.len(), 4 + 200);
+        assert!(tree.flat().contains(",986,991,996]; code 17"));
+    }
+
+    fn unreachable(reason: String) -> Outcome {
+        Outcome::failed(Status::Unreachable, Tree::new(reason).because("the end"))
+    }
+
+    #[test]
+    fn few_hosts_that_cannot_be_reached_are_told_one_by_one() {
+        let targets = fleet(10);
+        let outcomes: Vec<_> = targets.iter().map(|_| unreachable("no".into())).collect();
+        let results: Vec<_> = targets.iter().zip(&outcomes).collect();
+        let tree = of_connections(&results, 40, Extent::Screen);
+        assert_eq!(
+            tree.causes[0].message,
+            "connection to 10 of 40 nodes failed"
+        );
+        assert_eq!(tree.causes[0].causes.len(), 10);
+        assert_eq!(
+            tree.causes[0].causes[0].flat(),
+            "can't connect to address: [ops@web1:22]: no: the end"
+        );
+    }
+
+    #[test]
+    fn many_hosts_that_cannot_be_reached_are_told_by_reason() {
+        let targets = fleet(1000);
+        let outcomes: Vec<_> = targets
+            .iter()
+            .enumerate()
+            .map(|(index, target)| match index {
+                0..500 => unreachable(format!("can't resolve '{}'", target.host)),
+                500..900 => unreachable("connection refused".into()),
+                900 => Outcome::failed(Status::Auth, "only this one".into()),
+                _ => Outcome::failed(Status::HostKey, format!("line {index}").into()),
+            })
+            .collect();
+        let results: Vec<_> = targets.iter().zip(&outcomes).collect();
+        let tree = of_connections(&results, 1000, Extent::Screen);
+        let branches: Vec<String> = tree.causes[0].causes.iter().map(Tree::flat).collect();
+        assert_eq!(
+            branches,
+            [
+                "can't connect to address (500 nodes): web[1-500]: can't resolve '<host>': the end",
+                "can't connect to address (400 nodes): web[501-900]: connection refused: the end",
+                "can't authenticate: [ops@web901:22]: only this one",
+                "host key refused, for 99 different reasons (99 nodes): web[902-1000]: \
+                 such as: host key refused: [ops@web902:22]: line 901",
+            ]
+        );
+        let tree = of_connections(&results, 1000, Extent::Whole);
+        assert_eq!(tree.causes[0].causes.len(), 1000);
+        let skipped = of_skipped(&results, Extent::Screen);
+        assert_eq!(skipped.len(), 1);
+        assert_eq!(skipped[0].message, "1000 hosts are skipped");
+    }
+
+    #[test]
+    fn a_name_is_replaced_as_a_word_only() {
+        let target = &targets(&["a"])[0];
+        assert_eq!(
+            general("can't resolve 'a'", target),
+            "can't resolve '<host>'"
+        );
+        assert_eq!(
+            general("[ops@a:22] a-b a.b bad", target),
+            "<host> a-b a.b bad"
         );
     }
 }

@@ -7,7 +7,7 @@ use crate::cluster::fan_out::FanOut;
 use crate::cluster::node::Order;
 use crate::config::Config;
 use crate::error::{ExitStatus, Tree};
-use crate::event::{HostKey, Level, Log, NodeId, Outcome, Status};
+use crate::event::{HostKey, Level, NodeId, Outcome, Status};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
 use crate::output::summary;
@@ -114,6 +114,7 @@ impl Run {
 
     fn remark_on_slow_ones(&mut self, config: &Config) {
         let now = Instant::now();
+        let mut slow = Vec::new();
         for (index, state) in self.states.iter_mut().enumerate() {
             let State::Connecting(since, pace) = state else {
                 continue;
@@ -123,14 +124,13 @@ impl Run {
             {
                 *pace = pace.next();
                 match pace {
-                    Pace::Slow => {
-                        let node = self.targets[index].node();
-                        let text = format!("still connecting to address after 2s: {node}");
-                        self.outlets.display.log(Level::Warn, text.into());
-                    }
+                    Pace::Slow => slow.push(&self.targets[index]),
                     _ => self.cluster.unplug(NodeId(index)),
                 }
             }
+        }
+        for remark in summary::of_slow_ones(&slow, self.extent) {
+            self.log(Level::Warn, remark);
         }
     }
 
@@ -248,16 +248,18 @@ impl Run {
         let fatal = if !skip_unreachable || outcomes.len() == self.targets.len() {
             &outcomes
         } else {
-            for (target, outcome) in &outcomes {
-                if outcome.status != Status::HostKey {
-                    let reason = summary::of_connection(target, outcome);
-                    self.log(Level::Warn, Tree::new("host is skipped").because(reason));
-                }
+            let skipped: Vec<_> = outcomes
+                .iter()
+                .copied()
+                .filter(|(_, outcome)| outcome.status != Status::HostKey)
+                .collect();
+            for warning in summary::of_skipped(&skipped, self.extent) {
+                self.log(Level::Warn, warning);
             }
             &refused
         };
         if !fatal.is_empty() {
-            let tree = summary::of_connections(fatal, self.targets.len());
+            let tree = summary::of_connections(fatal, self.targets.len(), self.extent);
             self.log(Level::Fatal, tree);
             return Err(Stop::Failed(ExitStatus::Connection));
         }

@@ -161,7 +161,7 @@ impl Run {
     }
 
     fn report(&self) {
-        if let Some(tree) = summary::of_commands(&self.results()) {
+        if let Some(tree) = summary::of_commands(&self.results(), self.extent) {
             self.log(Level::Fatal, tree);
         }
     }

@@ -11,7 +11,7 @@ use crate::cluster::node::{GuardJob, Order, SudoJob};
 use crate::config::{Config, GuardLines, Lines};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Identity, Level, LockRefusal, NodeId};
-use crate::output::summary;
+use crate::output::summary::{self, Failure};
 use crate::remote::sudo::Nonces;
 use crate::run::ending::Stop;
 use crate::run::{Run, State};
@@ -175,18 +175,33 @@ impl Run {
     }
 
     fn refusal_tree(&self, refused: &[NodeId], headline: &str) -> Tree {
-        let refusals = self.refusals(refused);
-        refusals
+        let failures = self.failures(refused);
+        summary::branches(&failures, self.extent)
             .into_iter()
-            .fold(Tree::new(headline), |tree, (node, refusal)| {
-                tree.because(describe(&self.targets[node.0].node(), refusal))
-            })
+            .fold(Tree::new(headline), Tree::because)
     }
 
     fn warn_about(&self, refused: &[NodeId]) {
-        for (node, refusal) in self.refusals(refused) {
-            self.log(Level::Warn, describe(&self.targets[node.0].node(), refusal));
+        let failures = self.failures(refused);
+        for warning in summary::branches(&failures, self.extent) {
+            self.log(Level::Warn, warning);
         }
+    }
+
+    fn failures(&self, refused: &[NodeId]) -> Vec<Failure<'_>> {
+        let refusals = self.refusals(refused).into_iter();
+        refusals
+            .map(|(node, refusal)| {
+                let target = &self.targets[node.0];
+                let (what, reason) = describe(refusal);
+                Failure {
+                    target,
+                    what: what.to_owned(),
+                    alone: format!("{} {what}", target.node()),
+                    reason,
+                }
+            })
+            .collect()
     }
 
     fn refuse(&self, refused: &[NodeId]) -> Stop {
@@ -229,26 +244,27 @@ impl Run {
     }
 }
 
-fn describe(node: &str, refusal: &LockRefusal) -> Tree {
-    match refusal {
+/// What failed, and why.
+fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
+    let reason = match refusal {
         LockRefusal::Held { holder, .. } => {
-            let tree = Tree::new(format!(
-                "{node} can't acquire lock, lock already obtained by another process"
-            ));
-            if holder.is_empty() {
-                tree
-            } else {
-                tree.because(format!("held by {holder}"))
-            }
+            let holder = (!holder.is_empty()).then(|| format!("held by {holder}").into());
+            return (
+                "can't acquire lock, lock already obtained by another process",
+                holder,
+            );
         }
-        LockRefusal::NoFlock => Tree::new(format!("{node} can't acquire lock"))
-            .because("there is no flock(1) on the host: install util-linux, or go without locks (-y)"),
-        LockRefusal::NoTarget => Tree::new(format!("{node} can't acquire lock")).because(
-            "what should be locked is not there (and could not be made), or neither a file nor a directory; name something with --lock-file",
-        ),
-        LockRefusal::Unreadable => Tree::new(format!("{node} can't acquire lock"))
-            .because("what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"),
-    }
+        LockRefusal::NoFlock => {
+            "there is no flock(1) on the host: install util-linux, or go without locks (-y)"
+        }
+        LockRefusal::NoTarget => {
+            "what should be locked is not there (and could not be made), or neither a file nor a directory; name something with --lock-file"
+        }
+        LockRefusal::Unreadable => {
+            "what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"
+        }
+    };
+    ("can't acquire lock", Some(reason.into()))
 }
 
 /// From a half to one and a half: two runs must not come back together.

@@ -36,7 +36,7 @@ use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::output::Display;
 use crate::output::printer::{self, LastWords, OutputError};
-use crate::output::summary;
+use crate::output::summary::{self, Extent};
 use crate::output::text::{Label, Options, Sink, Text};
 use crate::ssh::auth::Secret;
 use crate::ssh::host_keys::Policy;
@@ -131,6 +131,15 @@ fn least_level(look: Look) -> Level {
         0 => Level::Info,
         1 => Level::Debug,
         _ => Level::Trace,
+    }
+}
+
+/// Who reads a screen gets what fits it, and who keeps a log, or asks, gets all.
+fn extent(look: Look) -> Extent {
+    if look.verbose == 0 && io::stderr().is_terminal() {
+        Extent::Screen
+    } else {
+        Extent::Whole
     }
 }
 
@@ -299,6 +308,8 @@ struct Run {
     /// Where something is left in the run directories of hosts, as far as they
     /// have said.
     leftovers: HashMap<NodeId, Option<String>>,
+    /// How much is told where many hosts fail.
+    extent: Extent,
 }
 
 /// How a run is done.
@@ -334,6 +345,7 @@ impl Run {
             ),
             loss_is_lost_lock: false,
             leftovers: HashMap::new(),
+            extent: extent(config.look),
         }
     }
 

@@ -20,7 +20,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on 3 out of 5 nodes
-           └─ code 17 (3 nodes): web1, web3, web5
+           └─ code 17 (3 nodes): web[1,3,5]
 "
     );
 
@@ -32,7 +32,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on all 3 nodes
-           └─ code 17 (3 nodes): web1, web2, web3
+           └─ code 17 (3 nodes): web[1-3]
 "
     );
 
@@ -69,7 +69,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         summary(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on all 5 nodes
-           ├─ code 17 (4 nodes): web2, web3, web4, web5
+           ├─ code 17 (4 nodes): web[2-5]
            └─ connection lost: the host closed the connection (1 node): web1
 "
     );
@@ -96,7 +96,7 @@ fn the_first_failure_ends_a_run_under_fail_fast() {
         "[FATAL] remote execution failed
         └─ commands are failed on 1 out of 3 nodes
            ├─ code 4 (1 node): web2
-           └─ not finished (2 nodes): web1, web3
+           └─ not finished (2 nodes): web[1,3]
 "
     );
 }

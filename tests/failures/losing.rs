@@ -47,7 +47,7 @@ fn hosts_that_vanish_are_noticed_and_the_others_go_on_to_the_end() {
         summary(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on 4 out of 6 nodes
-           ├─ connection lost: no sign of life for 3s (3 nodes): web1, web2, web3
+           ├─ connection lost: no sign of life for 3s (3 nodes): web[1-3]
            └─ connection lost: the host closed the connection (1 node): web4
 "
     );

@@ -81,7 +81,7 @@ fn a_signal_ends_a_run_that_is_still_connecting() {
     let said = untimed(&finished.stderr());
     let expected = "[FATAL] remote execution failed
         └─ the run was stopped before all commands had ended
-           └─ not finished (3 nodes): web1, ";
+           └─ not finished (3 nodes): web1,";
     assert!(said.contains(expected), "{said}");
 }
 
