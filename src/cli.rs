@@ -5,6 +5,7 @@
 //! fails halfway for a reason that was plain from the start.
 
 mod args;
+mod look;
 mod time;
 
 use std::ffi::{OsStr, OsString};
@@ -24,8 +25,8 @@ use crate::archive::names::Naming;
 use crate::archive::sources::{Options, Sources};
 use crate::cluster::guard::LEASE_PERIODS;
 use crate::config::{
-    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Look, Mode, Place, Secrets,
-    Sync, Upload,
+    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Mode, Place, Secrets, Sync,
+    Upload,
 };
 use crate::error::{ExitStatus, Tree};
 use crate::hosts::{self, Address, Target};
@@ -161,18 +162,14 @@ impl Typed {
             threads: args.threads,
             skip_unreachable: args.no_conn_fail,
             fail_fast: args.fail_fast,
-            look: Look {
-                quiet: args.quiet,
-                verbose: args.verbose,
-                raw: args.raw,
-                color: args.color.into(),
-            },
+            look: look::look(args, self.home.as_deref())?,
             targets,
         })
     }
 
     fn check_combinations(&self) -> Result<(), Early> {
         let args = &self.args;
+        look::check_combinations(args)?;
         let takes_words = args.command || args.upload || args.sync;
         if !takes_words && let Some(word) = args.words.first() {
             let advice = match () {
@@ -533,12 +530,16 @@ impl Typed {
         })
     }
 
-    /// `~/` at the beginning, for where no shell has seen it (`--key=~/k`).
     fn expand_home(&self, path: &Path) -> PathBuf {
-        match (path.strip_prefix("~"), &self.home) {
-            (Ok(rest), Some(home)) => home.join(rest),
-            _ => path.to_owned(),
-        }
+        expand_home(path, self.home.as_deref())
+    }
+}
+
+/// `~/` at the beginning, for where no shell has seen it (`--key=~/k`).
+fn expand_home(path: &Path, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~"), home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
     }
 }
 

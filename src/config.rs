@@ -9,6 +9,8 @@ use std::time::Duration;
 use crate::archive::compress::Compression;
 use crate::archive::sources::Sources;
 use crate::hosts::Target;
+use crate::output::template::Template;
+use crate::output::theme::Theme;
 use crate::remote::protocol::Prefix;
 use crate::remote::sudo::Nonces;
 use crate::ssh::host_keys::Policy;
@@ -189,8 +191,20 @@ pub struct Secrets {
 }
 
 /// How output and log look.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Look {
+    /// The display.
+    pub form: Form,
+    /// Also written into files here (`--output-dir`).
+    pub directory: Option<PathBuf>,
+    /// The colours.
+    pub theme: Theme,
+    /// A template for log lines (`--log-format`).
+    pub log_format: Option<Template>,
+    /// A template for the status bar (`--bar-format`).
+    pub bar_format: Option<Template>,
+    /// What is typed on our terminal goes to the hosts (`-i` from a terminal).
+    pub is_interactive: bool,
     /// `-q`.
     pub quiet: bool,
     /// How often `-v` was given.
@@ -199,6 +213,22 @@ pub struct Look {
     pub raw: bool,
     /// `--color`.
     pub color: Color,
+}
+
+/// The display of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Lines as they come.
+    Text,
+    /// One host after the other (`-l`).
+    Grouped,
+    /// Identical output once (`--fold`).
+    Folded {
+        /// The others as differences from the most common output (`--diff`).
+        diff: bool,
+    },
+    /// JSON Lines (`--json`).
+    Json,
 }
 
 /// When to use colours.

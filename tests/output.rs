@@ -484,7 +484,7 @@ fn colours_are_used_where_they_are_wanted() {
     ] {
         let screen = screen(words, name, value);
         assert_eq!(
-            screen.contains("\x1b["),
+            screen.contains("\x1b[3"),
             wanted,
             "{words:?} {name}={value}: {screen:?}"
         );

@@ -269,7 +269,38 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", help_heading = "Lock", value_parser = time::parse)]
     pub(super) lock_wait: Option<Duration>,
 
-    /// Output without prefixes, and no warnings
+    /// Print one host after the other
+    ///
+    /// All run at once. The first that says something is shown live; the others
+    /// are kept, and follow whole.
+    #[arg(short = 'l', long, visible_alias = "grouped", help_heading = "Output")]
+    pub(super) serial: bool,
+
+    /// Print identical output once, with the hosts that gave it
+    ///
+    /// At the end, under headings such as web[01-12,14] (13 hosts), most hosts
+    /// first.
+    #[arg(long, help_heading = "Output")]
+    pub(super) fold: bool,
+
+    /// With --fold: the most common output whole, the others as differences
+    #[arg(long, help_heading = "Output")]
+    pub(super) diff: bool,
+
+    /// Print JSON Lines: output, log messages, and a result of every host
+    ///
+    /// {"stream":"stdout","node":"[ops@db7:22]","host":"db7","body":"…\n"};
+    /// bytes that are no UTF-8 come in body_base64 too. Log messages have no node
+    /// and go to stderr. Each host ends with a stream "result" that has status,
+    /// code, signal and duration_ms.
+    #[arg(long, help_heading = "Output")]
+    pub(super) json: bool,
+
+    /// Also write each host's output to DIR/<host>.stdout and .stderr
+    #[arg(long, value_name = "DIR", help_heading = "Output")]
+    pub(super) output_dir: Option<PathBuf>,
+
+    /// Output without prefixes, no warnings, no status bar
     ///
     /// Exactly the bytes that the hosts send.
     #[arg(short = 'q', long, help_heading = "Output", conflicts_with = "verbose")]
@@ -294,6 +325,28 @@ pub(super) struct Args {
         default_value = "auto"
     )]
     pub(super) color: When,
+
+    /// Colours for a dark terminal
+    #[arg(long, help_heading = "Output", conflicts_with = "colors_light")]
+    pub(super) colors_dark: bool,
+
+    /// Colours for a light terminal
+    #[arg(long, help_heading = "Output")]
+    pub(super) colors_light: bool,
+
+    /// Status bar: default, dark, light, or a template
+    ///
+    /// Text with {phase}, {done}, {total}, {failed}, {bar}, {percent},
+    /// {transfer}, {rate}, {elapsed}; {failures} and {marks} are empty while
+    /// nothing has failed. {phase:red.bold} gives a style.
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub(super) bar_format: Option<String>,
+
+    /// Log lines: default, dark, light, or a template
+    ///
+    /// Text with {time}, {level} and {text}. {level:blue} gives a style.
+    #[arg(long, value_name = "FORMAT", help_heading = "Output")]
+    pub(super) log_format: Option<String>,
 
     /// Time for connecting, handshake and login together
     #[arg(

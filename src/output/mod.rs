@@ -1,22 +1,36 @@
 //! What the user sees: everything on stdout and stderr goes through here.
 //!
 //! Node threads and the main thread hand [`Message`]s to a [`Display`]; one
-//! thread, the [`printer`], turns them into bytes with a renderer ([`text`]) and
-//! is the only one that writes. [`credit`] keeps what is on the way bounded.
-//! [`tree`] and [`summary`] lay out errors and results, [`sanitize`] makes
-//! remote bytes harmless on a terminal.
+//! thread, the [`printer`], turns them into bytes with a [`Renderer`] and has them
+//! written to the [`screen`], below which the [`status`] bar stands. The renderers are [`text`], [`grouped`], [`folded`] and
+//! [`json`]; they are pure, but for what [`lines`] and [`store`] keep in files
+//! without a name. [`credit`] keeps what is on the way bounded. [`logs`], [`tree`]
+//! and [`summary`] lay out messages, errors and results, [`sanitize`] makes
+//! remote bytes harmless on a terminal, [`template`] and [`theme`] are about
+//! looks. [`files`] are those of `--output-dir`.
 
 pub mod credit;
+pub mod files;
+pub mod folded;
+pub mod grouped;
+pub mod json;
+pub mod lines;
+pub mod logs;
 pub mod printer;
 pub mod sanitize;
+pub mod screen;
+pub mod status;
+pub mod store;
 pub mod summary;
+pub mod template;
 pub mod text;
+pub mod theme;
 pub mod tree;
 
 use crossbeam_channel::Sender;
 
 use crate::error::Tree;
-use crate::event::{Level, Log, NodeId, Stream};
+use crate::event::{Level, Log, NodeId, Outcome, Stream};
 
 use credit::Loan;
 
@@ -39,6 +53,16 @@ pub enum Message {
         /// Whose.
         node: NodeId,
     },
+    /// How a node ended.
+    Result {
+        /// Which.
+        node: NodeId,
+        /// How.
+        outcome: Outcome,
+    },
+    /// No node will say anything more: what has been kept of their output comes
+    /// out, before any message that follows.
+    EndOfRun,
     /// How far the run is, for the status bar.
     Progress(Progress),
     /// A log line.
@@ -50,6 +74,89 @@ pub enum Message {
     },
     /// Write out everything, then answer.
     Flush(Sender<()>),
+}
+
+/// A display: what the printer is told, as bytes.
+///
+/// Pure as far as the outside is concerned: nothing is written, asked or waited
+/// for.
+pub trait Renderer: Send {
+    /// Bytes from a host.
+    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate;
+
+    /// A host will say nothing more (until it does: it may run several things).
+    fn end_of_output(&mut self, node: NodeId, out: &mut Sinks);
+
+    /// How a host ended.
+    fn result(&mut self, _node: NodeId, _outcome: &Outcome, _out: &mut Sinks) {}
+
+    /// A log line.
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks);
+
+    /// No host will say anything more.
+    fn end_of_run(&mut self, _out: &mut Sinks) {}
+
+    /// Renders a piece of what has been kept and may come out by now. False if
+    /// there is nothing.
+    fn more(&mut self, _out: &mut Sinks) -> bool {
+        false
+    }
+
+    /// Whether this display keeps output, so that nobody has to wait for whoever
+    /// reads ours.
+    fn keeps(&self) -> bool {
+        false
+    }
+}
+
+/// What became of bytes that a renderer was given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// They are in the sinks (or wait for the rest of their line).
+    Shown,
+    /// They are kept for later.
+    Kept,
+}
+
+/// Tells the local time for log lines.
+pub type Clock = Box<dyn FnMut() -> String + Send>;
+
+/// What a file descriptor is connected to, as far as looks go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sink {
+    /// A terminal, which obeys control sequences.
+    pub is_terminal: bool,
+    /// Colours are wanted.
+    pub colored: bool,
+}
+
+/// Who a node is, on screen.
+#[derive(Debug, Clone)]
+pub struct Label {
+    /// What stands before its lines.
+    pub prefix: String,
+    /// `[user@host:port]`.
+    pub node: String,
+    /// The target as it was typed.
+    pub given: String,
+}
+
+/// Bytes for the two file descriptors.
+#[derive(Debug, Default)]
+pub struct Sinks {
+    /// For file descriptor 1.
+    pub stdout: Vec<u8>,
+    /// For file descriptor 2.
+    pub stderr: Vec<u8>,
+}
+
+impl Sinks {
+    fn of(&mut self, stream: Stream) -> &mut Vec<u8> {
+        match stream {
+            Stream::Stdout => &mut self.stdout,
+            Stream::Stderr => &mut self.stderr,
+        }
+    }
 }
 
 /// What a run is busy with, in the order in which it is.
@@ -65,20 +172,6 @@ pub enum Phase {
     Exec,
     /// They run, and are waited for.
     Wait,
-}
-
-impl Phase {
-    /// The name on screen.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "CONNECT",
-            Self::Lock => "LOCK",
-            Self::Upload => "UPLOAD",
-            Self::Exec => "EXEC",
-            Self::Wait => "WAIT",
-        }
-    }
 }
 
 /// How far a run is. Rate and time left are found out by whoever shows it, from
@@ -105,13 +198,33 @@ pub struct Progress {
 pub struct Display {
     messages: Sender<Message>,
     least: Level,
+    /// Somebody looks at a status bar.
+    shows_progress: bool,
 }
 
 impl Display {
     /// A way to whoever receives these messages, with log lines from `least` up.
     #[must_use]
-    pub fn new(messages: Sender<Message>, least: Level) -> Self {
-        Self { messages, least }
+    pub fn new(messages: Sender<Message>, least: Level, shows_progress: bool) -> Self {
+        Self {
+            messages,
+            least,
+            shows_progress,
+        }
+    }
+
+    /// Whether there is a status bar: for progress that costs something to find
+    /// out.
+    #[must_use]
+    pub fn shows_progress(&self) -> bool {
+        self.shows_progress
+    }
+
+    /// Tells how far the run is, if anybody wants to know.
+    pub fn progress(&self, progress: Progress) {
+        if self.shows_progress {
+            self.send(Message::Progress(progress));
+        }
     }
 
     /// Hands over a message. After the printer has ended (its output was closed)

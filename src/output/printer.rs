@@ -1,20 +1,24 @@
-//! The printer: the one thread that writes to stdout and stderr.
+//! The printer: the one thread that decides what is written next.
 //!
 //! It writes when its buffer is full or when nothing else is waiting, so that a
 //! flood costs few system calls and a single line is on the screen at once. When
-//! whoever reads our stdout is slow, this thread waits, and nobody else does.
+//! whoever reads our stdout is slow, this thread waits, and nobody else does. A
+//! display that keeps output does not wait even here: a second thread writes for
+//! it, while this one goes on keeping.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread;
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select, unbounded,
+};
 
-use crate::output::Message;
 use crate::output::credit::Loan;
-use crate::output::text::{Sinks, Text};
+use crate::output::files::Files;
+use crate::output::screen::{Screen, Standing, write_at_once};
+use crate::output::{Fate, Message, Progress, Renderer, Sinks};
 
 /// Write when this much has been rendered.
 const FULL: usize = 64 * 1024;
@@ -23,14 +27,7 @@ const FULL: usize = 64 * 1024;
 /// before it.
 const PIECE: usize = 4 * 1024;
 
-/// What a buffer may keep for the next time: room for a very long line. (It is
-/// address space; memory is what gets touched.)
-const KEPT: usize = 4 * 1024 * 1024;
-
-/// A pipe that poll(2) finds writable takes this much at once (pipe(7)).
-const PIPE_BUF: usize = 4096;
-
-/// Our stdout cannot be written to any more.
+/// Output cannot be written any more.
 #[derive(Debug, thiserror::Error)]
 pub enum OutputError {
     /// Nobody reads it any more (`| head`).
@@ -39,6 +36,9 @@ pub enum OutputError {
     /// Anything else, such as a full disk.
     #[error("can't write the output")]
     Failed(#[source] io::Error),
+    /// A file of `--output-dir`.
+    #[error("can't write '{}'", .0.display())]
+    File(PathBuf, #[source] io::Error),
 }
 
 /// Starts the printer. It ends when all [`super::Display`]s are gone; who wants
@@ -47,16 +47,24 @@ pub enum OutputError {
 /// # Errors
 /// No thread can be started.
 pub fn start(
-    text: Text,
+    renderer: Box<dyn Renderer>,
+    screen: Screen,
+    files: Option<Files>,
     messages: Receiver<Message>,
     problems: Sender<OutputError>,
 ) -> io::Result<()> {
     let mut printer = Printer {
-        text,
+        one_file: screen.is_one_file(),
+        keeps: renderer.keeps(),
+        way: if renderer.keeps() {
+            Way::beside(screen)?
+        } else {
+            Way::Direct(Box::new(screen))
+        },
+        renderer,
         sinks: Sinks::default(),
         loans: Vec::new(),
-        one_file: is_one_file(),
-        broken: false,
+        files,
         problems,
     };
     thread::Builder::new()
@@ -66,37 +74,104 @@ pub fn start(
 }
 
 struct Printer {
-    text: Text,
+    renderer: Box<dyn Renderer>,
     sinks: Sinks,
     /// Given back when what they stand for has been written.
     loans: Vec<Loan>,
     /// Stdout and stderr are the same file: everything goes through one of
     /// them, in order.
     one_file: bool,
-    broken: bool,
+    keeps: bool,
+    way: Way,
+    files: Option<Files>,
     problems: Sender<OutputError>,
+}
+
+/// How things get written.
+enum Way {
+    /// By this thread.
+    Direct(Box<Screen>),
+    /// By one beside it.
+    Beside {
+        jobs: Sender<Job>,
+        /// What has been written comes back, empty.
+        done: Receiver<Sinks>,
+        is_busy: bool,
+        spare: Sinks,
+    },
+}
+
+/// What the writing thread is told.
+enum Job {
+    Write(Sinks, Vec<Loan>),
+    Progress(Progress),
+    HideBar,
 }
 
 impl Printer {
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
             let message = match messages.try_recv() {
-                Ok(message) => message,
-                Err(TryRecvError::Empty) => {
-                    self.flush();
-                    match messages.recv() {
-                        Ok(message) => message,
-                        Err(_) => break,
-                    }
-                }
+                Ok(message) => Some(message),
+                Err(TryRecvError::Empty) => match self.when_nothing_waits(messages) {
+                    Ok(message) => message,
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => break,
+                },
                 Err(TryRecvError::Disconnected) => break,
             };
-            self.render(message);
+            if let Some(message) = message {
+                self.take(message);
+            }
+            if self.keeps && !self.way.is_busy() && self.renderer.more(&mut self.sinks) {
+                self.rendered();
+            }
         }
-        self.flush();
+        self.show_all();
+        self.hide_bar();
     }
 
-    fn render(&mut self, message: Message) {
+    /// Writes what there is, and waits for more.
+    fn when_nothing_waits(
+        &mut self,
+        messages: &Receiver<Message>,
+    ) -> Result<Option<Message>, RecvTimeoutError> {
+        if !self.way.is_busy() {
+            if self.keeps && self.renderer.more(&mut self.sinks) {
+                self.rendered();
+                return Ok(None);
+            }
+            self.submit();
+        }
+        match &mut self.way {
+            Way::Direct(screen) => {
+                let message = match screen.deadline() {
+                    None => messages.recv().map_err(RecvTimeoutError::from),
+                    Some(deadline) => messages.recv_deadline(deadline),
+                };
+                if matches!(message, Err(RecvTimeoutError::Timeout)) {
+                    screen.tick();
+                }
+                message.map(Some)
+            }
+            Way::Beside {
+                done,
+                is_busy,
+                spare,
+                ..
+            } if *is_busy => select! {
+                recv(messages) -> message => message.map(Some).map_err(RecvTimeoutError::from),
+                recv(done) -> sinks => {
+                    *is_busy = false;
+                    *spare = sinks.unwrap_or_default();
+                    Ok(None)
+                }
+            },
+            Way::Beside { .. } => messages.recv().map(Some).map_err(RecvTimeoutError::from),
+        }
+    }
+
+    fn take(&mut self, message: Message) {
         match message {
             Message::Output {
                 node,
@@ -104,20 +179,47 @@ impl Printer {
                 bytes,
                 loan,
             } => {
+                if let Some(files) = &mut self.files
+                    && let Err(error) = files.write(node, stream, &bytes)
+                {
+                    self.files = None;
+                    // Main hears of it once.
+                    let _ = self.problems.send(error);
+                }
+                let mut fate = Fate::Kept;
                 let mut pieces = bytes.chunks(PIECE).peekable();
                 while let Some(piece) = pieces.next() {
-                    self.text.output(node, stream, piece, &mut self.sinks);
+                    fate = self.renderer.output(node, stream, piece, &mut self.sinks);
                     if pieces.peek().is_some() {
                         self.rendered();
                     }
                 }
-                self.loans.push(loan);
+                if fate == Fate::Shown {
+                    self.loans.push(loan);
+                }
             }
-            Message::EndOfOutput { node } => self.text.end_of_output(node, &mut self.sinks),
-            Message::Log { level, text } => self.text.log(level, &text, &mut self.sinks),
-            Message::Progress(_) => {}
+            Message::EndOfOutput { node } => {
+                if let Some(files) = &mut self.files
+                    && let Err(error) = files.complete(node)
+                {
+                    self.files = None;
+                    let _ = self.problems.send(error);
+                }
+                self.renderer.end_of_output(node, &mut self.sinks);
+            }
+            Message::Result { node, outcome } => {
+                self.renderer.result(node, &outcome, &mut self.sinks);
+            }
+            Message::EndOfRun => {
+                self.hide_bar();
+                self.renderer.end_of_run(&mut self.sinks);
+                self.show_all();
+            }
+            Message::Progress(progress) => self.way.progress(progress),
+            Message::Log { level, text } => self.renderer.log(level, &text, &mut self.sinks),
             Message::Flush(answer) => {
                 self.flush();
+                self.hide_bar();
                 // Whoever asked may have stopped waiting.
                 let _ = answer.send(());
             }
@@ -131,99 +233,182 @@ impl Printer {
             let stderr = &mut self.sinks.stderr;
             self.sinks.stdout.append(stderr);
         }
-        if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL {
-            self.flush();
+        if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL && !self.way.is_busy() {
+            self.submit();
         }
     }
 
-    fn flush(&mut self) {
-        // First, for the other one is more likely to be read slowly.
-        if !self.sinks.stderr.is_empty() {
-            // There is no place left to say that this failed.
-            let _ = write_all(rustix::stdio::stderr(), &self.sinks.stderr);
-            recycle(&mut self.sinks.stderr);
-        }
-        if !self.sinks.stdout.is_empty() {
-            if !self.broken
-                && let Err(error) = write_all(rustix::stdio::stdout(), &self.sinks.stdout)
-            {
-                self.broken = true;
-                // Main hears of it once; what it does then is its business.
-                let _ = self.problems.send(match error {
-                    Errno::PIPE => OutputError::Closed,
-                    other => OutputError::Failed(other.into()),
-                });
+    /// Writes what has been rendered, or has it written.
+    fn submit(&mut self) {
+        match &mut self.way {
+            Way::Direct(screen) => {
+                screen.write(&mut self.sinks);
+                self.loans.clear();
             }
-            recycle(&mut self.sinks.stdout);
+            Way::Beside {
+                jobs,
+                is_busy,
+                spare,
+                ..
+            } => {
+                if self.sinks.stdout.is_empty() && self.sinks.stderr.is_empty() {
+                    self.loans.clear();
+                    return;
+                }
+                let sinks = std::mem::replace(&mut self.sinks, std::mem::take(spare));
+                let loans = std::mem::take(&mut self.loans);
+                // It ends only after this thread.
+                *is_busy = jobs.send(Job::Write(sinks, loans)).is_ok();
+            }
         }
-        self.loans.clear();
+    }
+
+    /// Waits until what has been rendered so far is written.
+    fn flush(&mut self) {
+        self.way.wait();
+        self.submit();
+        self.way.wait();
+    }
+
+    /// Shows everything that was kept and may be shown.
+    fn show_all(&mut self) {
+        while self.renderer.more(&mut self.sinks) {
+            if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL {
+                self.way.wait();
+            }
+            self.rendered();
+        }
+        self.flush();
+    }
+
+    fn hide_bar(&mut self) {
+        match &mut self.way {
+            Way::Direct(screen) => screen.hide_bar(),
+            Way::Beside { .. } => self.way.hide_bar_beside(),
+        }
+    }
+}
+
+impl Way {
+    /// Starts a thread that writes.
+    fn beside(mut screen: Screen) -> io::Result<Self> {
+        // Unbounded: one write at a time, and progress, of which there is little.
+        let (jobs, to_do) = unbounded();
+        let (finished, done) = bounded(1);
+        thread::Builder::new()
+            .name("writer".into())
+            .spawn(move || write_beside(&mut screen, &to_do, &finished))?;
+        Ok(Self::Beside {
+            jobs,
+            done,
+            is_busy: false,
+            spare: Sinks::default(),
+        })
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Beside { is_busy: true, .. })
+    }
+
+    fn hide_bar_beside(&mut self) {
+        self.wait();
+        if let Self::Beside { jobs, is_busy, .. } = self {
+            // It answers this as it answers a write.
+            *is_busy = jobs.send(Job::HideBar).is_ok();
+        }
+        self.wait();
+    }
+
+    /// Waits until nothing is being written.
+    fn wait(&mut self) {
+        if let Self::Beside {
+            done,
+            is_busy,
+            spare,
+            ..
+        } = self
+            && std::mem::take(is_busy)
+        {
+            *spare = done.recv().unwrap_or_default();
+        }
+    }
+
+    fn progress(&mut self, progress: Progress) {
+        match self {
+            Self::Direct(screen) => screen.progress(progress),
+            Self::Beside { jobs, .. } => {
+                let _ = jobs.send(Job::Progress(progress));
+            }
+        }
+    }
+}
+
+fn write_beside(screen: &mut Screen, jobs: &Receiver<Job>, finished: &Sender<Sinks>) {
+    loop {
+        let job = match screen.deadline() {
+            None => jobs.recv().map_err(RecvTimeoutError::from),
+            Some(deadline) => jobs.recv_deadline(deadline),
+        };
+        let written = match job {
+            Ok(Job::Write(mut sinks, loans)) => {
+                screen.write(&mut sinks);
+                drop(loans);
+                sinks
+            }
+            Ok(Job::HideBar) => {
+                screen.hide_bar();
+                Sinks::default()
+            }
+            Ok(Job::Progress(progress)) => {
+                screen.progress(progress);
+                continue;
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                screen.tick();
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        };
+        if finished.send(written).is_err() {
+            return;
+        }
     }
 }
 
 /// What main does in place of the printer when the process must end while the
 /// printer waits for somebody to read stdout: log lines still come out.
 pub struct LastWords {
-    text: Text,
+    renderer: Box<dyn Renderer>,
     messages: Receiver<Message>,
+    bar: Arc<Standing>,
 }
 
 impl LastWords {
     /// From the queue of the printer, rendered like this.
     #[must_use]
-    pub fn new(text: Text, messages: Receiver<Message>) -> Self {
-        Self { text, messages }
+    pub fn new(
+        renderer: Box<dyn Renderer>,
+        messages: Receiver<Message>,
+        bar: Arc<Standing>,
+    ) -> Self {
+        Self {
+            renderer,
+            messages,
+            bar,
+        }
     }
 
     /// Writes the log lines that are waiting to stderr, as far as that takes
     /// them at once. Output of hosts is lost then.
     pub fn say(&mut self) {
+        self.bar.wipe();
         let mut sinks = Sinks::default();
         for message in self.messages.try_iter() {
-            if let Message::Log { level, text: tree } = message {
-                self.text.log(level, &tree, &mut sinks);
+            if let Message::Log { level, text } = message {
+                self.renderer.log(level, &text, &mut sinks);
             }
         }
         // Where stderr is what is not read, this ends at its first piece.
-        for piece in sinks.stderr.chunks(PIPE_BUF) {
-            let stderr = rustix::stdio::stderr();
-            let mut fds = [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)];
-            let takes_a_piece = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1));
-            if !takes_a_piece || write_all(stderr, piece).is_err() {
-                return;
-            }
-        }
-    }
-}
-
-/// Empties a buffer for the next time.
-fn recycle(buffer: &mut Vec<u8>) {
-    buffer.clear();
-    buffer.shrink_to(KEPT);
-}
-
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(Errno::INTR) => {}
-            // A terminal that some other program has made non-blocking.
-            Err(Errno::AGAIN) => {
-                let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
-                match poll(&mut fds, None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error),
-                }
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-fn is_one_file() -> bool {
-    let stat = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
-    match (stat(rustix::stdio::stdout()), stat(rustix::stdio::stderr())) {
-        (Ok(stdout), Ok(stderr)) => stdout == stderr,
-        _ => false,
+        write_at_once(&sinks.stderr);
     }
 }

@@ -1,35 +1,25 @@
-//! Log lines, and error trees below them.
+//! Error trees as lines.
 //!
 //! ```text
-//! 2026-01-31 12:00:00 [FATAL] connecting to cluster failed
-//!                             └─ connection to 1 of 40 nodes failed
-//!                                └─ can't connect to address: [ops@db7:22]
+//! connecting to cluster failed
+//! └─ connection to 1 of 40 nodes failed
+//!    └─ can't connect to address: [ops@db7:22]
 //! ```
 
 use crate::error::Tree;
-use crate::event::Level;
 
-/// Where the text of a log line begins: `2026-01-31 12:00:00 [FATAL] `.
-const INDENT: usize = 28;
-
-/// A log line with everything below it, without the final newline.
+/// A sentence and everything below it; at least one line.
 #[must_use]
-pub fn log_line(time: &str, level: Level, text: &Tree) -> String {
-    let level = format!("[{}]", level.name());
-    let mut line = format!("{time} {level:>7} ");
-    let margin = " ".repeat(INDENT);
-    let mut lines = text.message.lines();
-    line.push_str(lines.next().unwrap_or_default());
-    for more in lines {
-        line.push('\n');
-        line.push_str(&margin);
-        line.push_str(more);
+pub fn lines(tree: &Tree) -> Vec<String> {
+    let mut lines: Vec<String> = tree.message.lines().map(str::to_owned).collect();
+    if lines.is_empty() {
+        lines.push(String::new());
     }
-    branches(&mut line, &text.causes, &margin);
-    line
+    branches(&mut lines, &tree.causes, "");
+    lines
 }
 
-fn branches(out: &mut String, causes: &[Tree], margin: &str) {
+fn branches(out: &mut Vec<String>, causes: &[Tree], margin: &str) {
     for (index, cause) in causes.iter().enumerate() {
         let is_last = index + 1 == causes.len();
         let (branch, below) = if is_last {
@@ -39,15 +29,9 @@ fn branches(out: &mut String, causes: &[Tree], margin: &str) {
         };
         let below = format!("{margin}{below}");
         let mut lines = cause.message.lines();
-        out.push('\n');
-        out.push_str(margin);
-        out.push_str(branch);
-        out.push_str(lines.next().unwrap_or_default());
-        for more in lines {
-            out.push('\n');
-            out.push_str(&below);
-            out.push_str(more);
-        }
+        let first = lines.next().unwrap_or_default();
+        out.push(format!("{margin}{branch}{first}"));
+        out.extend(lines.map(|line| format!("{below}{line}")));
         branches(out, &cause.causes, &below);
     }
 }
@@ -56,39 +40,10 @@ fn branches(out: &mut String, causes: &[Tree], margin: &str) {
 mod tests {
     use super::*;
 
-    const TIME: &str = "2026-01-31 12:00:00";
-
-    #[test]
-    fn levels_are_aligned_to_the_right() {
-        let warning = log_line(TIME, Level::Warn, &"careful".into());
-        assert_eq!(warning, "2026-01-31 12:00:00  [WARN] careful");
-    }
-
     #[test]
     fn lines_after_the_first_stand_below_it() {
-        let line = log_line(TIME, Level::Error, &"one\ntwo".into());
-        let expected = format!("{TIME} [ERROR] one\n{}two", " ".repeat(28));
-        assert_eq!(line, expected);
-    }
-
-    #[test]
-    fn causes_are_branches() {
-        let tree = Tree::new("connecting to cluster failed").because(
-            Tree::new("connection to 2 of 40 nodes failed")
-                .because(
-                    Tree::new("can't connect to address: [ops@db7:22]")
-                        .because("connection refused"),
-                )
-                .because("two\nlines"),
-        );
-        let line = log_line(TIME, Level::Fatal, &tree);
-        let expected = "\
-2026-01-31 12:00:00 [FATAL] connecting to cluster failed
-                            └─ connection to 2 of 40 nodes failed
-                               ├─ can't connect to address: [ops@db7:22]
-                               │  └─ connection refused
-                               └─ two
-                                  lines";
-        assert_eq!(line, expected);
+        let tree = Tree::new("one\ntwo").because("three\nfour");
+        assert_eq!(lines(&tree), ["one", "two", "└─ three", "   four"]);
+        assert_eq!(lines(&Tree::new("")), [""]);
     }
 }

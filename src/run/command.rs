@@ -9,7 +9,7 @@ use crate::cluster::node::{Job, Order, Protocol};
 use crate::config::{Command, GuardLines, InputFile};
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Outcome, ToolEnd, ToolEvent};
-use crate::output::summary;
+use crate::output::{Phase, summary};
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 use crate::ssh::process::TerminalSize;
@@ -35,6 +35,7 @@ impl Run {
         conduct: Conduct<'_>,
     ) -> Result<(), Stop> {
         let job = self.job(command, tool, conduct.guard)?;
+        self.is_last_step = true;
         self.run_job(&job, conduct)
     }
 
@@ -57,6 +58,7 @@ impl Run {
         let mut fan_out = FanOut::new(conduct.threads, ready);
         // Until then tools may end that cannot do without one that has failed.
         let mut patience: Option<Instant> = None;
+        self.enter(Phase::Exec);
         loop {
             while patience.is_none()
                 && let Some(node) = fan_out.admit()
@@ -66,6 +68,9 @@ impl Run {
             }
             if !self.states.iter().any(State::is_busy) {
                 break;
+            }
+            if fan_out.is_idle() && self.phase == Phase::Exec {
+                self.enter(Phase::Wait);
             }
             let Some(node) = self.next_event(patience)? else {
                 if patience.is_some_and(|limit| Instant::now() >= limit) {

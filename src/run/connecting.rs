@@ -10,6 +10,7 @@ use crate::error::{ExitStatus, Tree};
 use crate::event::{HostKey, Level, NodeId, Outcome, Status};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
+use crate::output::Phase;
 use crate::output::summary;
 use crate::run::ending::{Stop, flush};
 use crate::run::terminal::{self, NoAnswer};
@@ -57,6 +58,7 @@ impl Run {
     /// Connects to all hosts. All are tried before any is judged.
     pub(super) fn connect(&mut self, config: &Config) -> Result<(), Stop> {
         let mut fan_out = FanOut::new(config.threads, self.nodes(|_| true));
+        self.enter(Phase::Connect);
         loop {
             while let Some(node) = fan_out.admit() {
                 self.start(node);
@@ -264,6 +266,7 @@ impl Run {
             return Err(Stop::Failed(ExitStatus::Connection));
         }
         for node in failed {
+            self.tell_result(node);
             self.states[node.0] = State::Skipped;
         }
         Ok(())

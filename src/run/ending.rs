@@ -9,7 +9,7 @@ use signal_hook::low_level::signal_name;
 
 use crate::cluster::node::Order;
 use crate::error::{ExitStatus, Tree};
-use crate::event::{Level, Log, Outcome};
+use crate::event::{Level, Log, NodeId, Outcome};
 use crate::hosts::Target;
 use crate::output::Message;
 use crate::output::printer::OutputError;
@@ -64,7 +64,9 @@ impl Stop {
             Self::LockLost => ExitStatus::LockLost,
             Self::Signal(signal) => ExitStatus::Signal(*signal),
             Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
-            Self::Output(OutputError::Failed(_)) | Self::Local(_) => ExitStatus::Usage,
+            Self::Output(OutputError::Failed(_) | OutputError::File(..)) | Self::Local(_) => {
+                ExitStatus::Usage
+            }
             Self::Failed(status) => *status,
         }
     }
@@ -77,7 +79,7 @@ impl Stop {
                 let text = format!("{name} received, ending the run (once more: at once)");
                 Some((Level::Warn, text.into()))
             }
-            Self::Output(error @ OutputError::Failed(_)) => {
+            Self::Output(error @ (OutputError::Failed(_) | OutputError::File(..))) => {
                 Some((Level::Fatal, Tree::from_error(error)))
             }
             Self::Local(tree) => Some((Level::Fatal, tree.clone())),
@@ -100,7 +102,11 @@ impl Stop {
 
 impl Outlets {
     /// The end of a run that did not begin.
-    pub(super) fn close(&mut self, stop: Stop) -> ExitStatus {
+    pub(super) fn close(&mut self, stop: Stop, hosts: usize) -> ExitStatus {
+        for node in (0..hosts).map(NodeId) {
+            let outcome = Outcome::cancelled();
+            self.display.send(Message::Result { node, outcome });
+        }
         match &stop {
             // Ctrl-C at a prompt needs no explanation.
             Stop::Signal(_) => {}
@@ -132,6 +138,7 @@ impl Run {
     pub(super) fn end(&mut self, result: Result<(), Stop>) -> ExitStatus {
         let has_reported = result.is_ok();
         let result = result.and_then(|()| {
+            self.end_output();
             self.report();
             flush(&self.outlets)
         });
@@ -140,7 +147,9 @@ impl Run {
             return self.status();
         };
         self.outlets.announce(&stop);
+        self.tell_known_results();
         self.end_nodes();
+        self.end_output();
         if stop.has_results() && self.has_commands && !has_reported {
             self.report();
         }

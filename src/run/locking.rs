@@ -11,6 +11,7 @@ use crate::cluster::node::{GuardJob, Order, SudoJob};
 use crate::config::{Config, GuardLines, Lines};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Identity, Level, LockRefusal, NodeId};
+use crate::output::Phase;
 use crate::output::summary::{self, Failure};
 use crate::remote::sudo::Nonces;
 use crate::run::ending::Stop;
@@ -24,6 +25,7 @@ impl Run {
     pub(super) fn lock(&mut self, config: &Config) -> Result<(), Stop> {
         let begun = Instant::now();
         let mut pause = PAUSES.0;
+        self.enter(Phase::Lock);
         loop {
             let refused = self.try_to_lock(config)?;
             if refused.is_empty() {
@@ -245,7 +247,7 @@ impl Run {
 }
 
 /// What failed, and why.
-fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
+pub(super) fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
     let reason = match refusal {
         LockRefusal::Held { holder, .. } => {
             let holder = (!holder.is_empty()).then(|| format!("held by {holder}").into());

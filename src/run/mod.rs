@@ -2,15 +2,19 @@
 //! in the main thread, the only one that decides anything.
 //!
 //! [`run`] is the plot; the modes stand side by side ([`command`], [`upload`],
-//! [`sync`] with its [`coordinator`]; `-L` is in [`locking`]). [`secrets`] asks what has to be asked first, [`connecting`] brings the hosts up,
-//! [`locking`] locks them, [`ending`] takes everything down and reports; [`signals`] and [`terminal`]
-//! are the ways from and to the user.
+//! [`sync`] with its [`coordinator`]; `-L` is in [`locking`]). [`secrets`] asks
+//! what has to be asked first, [`displays`] makes what shows all of it,
+//! [`connecting`] brings the hosts up, [`locking`] locks them, [`progress`] tells
+//! how far that is and how each host ended, [`ending`] takes everything down and
+//! reports; [`signals`] and [`terminal`] are the ways from and to the user.
 
 mod command;
 mod connecting;
 mod coordinator;
+mod displays;
 mod ending;
 mod locking;
+mod progress;
 mod secrets;
 mod signals;
 mod sync;
@@ -27,23 +31,24 @@ use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use crate::cluster::Cluster;
 use crate::cluster::input::InputError;
 use crate::cluster::node::Settings;
-use crate::config::{Color, Config, GuardLines, Look, Mode};
+use crate::config::{Config, GuardLines, Look, Mode};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{
     HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
 };
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
-use crate::output::Display;
 use crate::output::printer::{self, LastWords, OutputError};
+use crate::output::screen::{Screen, Standing};
 use crate::output::summary::{self, Extent};
-use crate::output::text::{Label, Options, Sink, Text};
+use crate::output::{Display, Phase};
 use crate::ssh::auth::Secret;
 use crate::ssh::host_keys::Policy;
 
 use command::Tool;
 use connecting::Pace;
 use ending::Stop;
+use progress::Results;
 use secrets::Secrets;
 
 /// Does what the configuration says, and says how the process is to end.
@@ -60,7 +65,7 @@ pub fn run(config: Config) -> Result<ExitStatus, Tree> {
         .map_err(|error| Tree::new("can't start").because(Tree::from_error(&error)))?;
     let secrets = match prepare(&config, &outlets) {
         Ok(secrets) => secrets,
-        Err(stop) => return Ok(outlets.close(stop)),
+        Err(stop) => return Ok(outlets.close(stop, config.targets.len())),
     };
     let mut run = Run::new(&config, outlets, secrets);
     let result = run.play(config);
@@ -100,24 +105,27 @@ struct Outlets {
 
 impl Outlets {
     fn open(config: &Config) -> io::Result<Self> {
-        let signals = signals::listen()?;
-        let labels = config.targets.iter().map(|target| Label {
-            prefix: target.prefix.clone(),
-            node: target.node(),
-        });
-        let clock = || jiff::ZonedDateTime::now().strftime("%F %T").to_string();
-        let text = Text::new(options(config), labels.collect(), Box::new(clock));
-        // Says nothing for hosts, so it needs no names.
-        let log_only = Text::new(options(config), Vec::new(), Box::new(clock));
+        let bar = Arc::new(Standing::default());
+        let signals = signals::listen(Arc::clone(&bar))?;
+        let display = displays::Displays::new(config);
         // Unbounded: nobody may ever wait for the printer. Output is bounded by
         // the nodes' credit, and everything else is said seldom.
         let (sender, messages) = unbounded();
         // Unbounded, for one thing that is said once.
         let (problems, output_problems) = unbounded();
-        let last_words = LastWords::new(log_only, messages.clone());
-        printer::start(text, messages, problems)?;
+        let last_words = LastWords::new(display.log_only(), messages.clone(), Arc::clone(&bar));
+        let status = display.status_bar().map(|status| (status, bar));
+        let shows_progress = status.is_some();
+        let screen = Screen::new(io::stdout().is_terminal(), status, problems.clone());
+        printer::start(
+            display.renderer(),
+            screen,
+            display.files(),
+            messages,
+            problems,
+        )?;
         Ok(Self {
-            display: Display::new(sender, least_level(config.look)),
+            display: Display::new(sender, least_level(&config.look), shows_progress),
             last_words,
             output_problems,
             signals,
@@ -125,7 +133,7 @@ impl Outlets {
     }
 }
 
-fn least_level(look: Look) -> Level {
+fn least_level(look: &Look) -> Level {
     match look.verbose {
         _ if look.quiet => Level::Error,
         0 => Level::Info,
@@ -135,48 +143,12 @@ fn least_level(look: Look) -> Level {
 }
 
 /// Who reads a screen gets what fits it, and who keeps a log, or asks, gets all.
-fn extent(look: Look) -> Extent {
+fn extent(look: &Look) -> Extent {
     if look.verbose == 0 && io::stderr().is_terminal() {
         Extent::Screen
     } else {
         Extent::Whole
     }
-}
-
-fn options(config: &Config) -> Options {
-    let look = config.look;
-    let sink = |is_terminal| Sink {
-        is_terminal,
-        colored: match look.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => is_terminal && wants_color(),
-        },
-    };
-    let has_terminal = matches!(&config.mode, Mode::Command(command) if command.terminal);
-    let (stdout, stderr) = (
-        sink(io::stdout().is_terminal()),
-        sink(io::stderr().is_terminal()),
-    );
-    // The bare bytes of a single host: there is nothing to keep apart, and no
-    // terminal to protect.
-    let is_bare = look.quiet && (look.raw || !(stdout.is_terminal || stderr.is_terminal));
-    Options {
-        quiet: look.quiet,
-        verbose: look.verbose > 0,
-        passthrough: (has_terminal || is_bare) && config.targets.len() == 1,
-        raw: look.raw,
-        stdout,
-        stderr,
-    }
-}
-
-/// What the environment says: <https://no-color.org>, and terminals that know no
-/// colours.
-fn wants_color() -> bool {
-    let is_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    !is_off && !is_dumb
 }
 
 /// What is needed from this machine and its user before the first connection.
@@ -305,11 +277,16 @@ struct Run {
     has_commands: bool,
     /// A connection that is lost is a lost lock.
     loss_is_lost_lock: bool,
+    /// What hosts are doing now is the last that they do: its end is theirs.
+    is_last_step: bool,
     /// Where something is left in the run directories of hosts, as far as they
     /// have said.
     leftovers: HashMap<NodeId, Option<String>>,
     /// How much is told where many hosts fail.
     extent: Extent,
+    /// What the run is busy with.
+    phase: Phase,
+    results: Results,
 }
 
 /// How a run is done.
@@ -344,8 +321,11 @@ impl Run {
                 Mode::Command(_) | Mode::Upload(_) | Mode::Sync(_)
             ),
             loss_is_lost_lock: false,
+            is_last_step: false,
             leftovers: HashMap::new(),
-            extent: extent(config.look),
+            extent: extent(&config.look),
+            phase: Phase::Connect,
+            results: Results::default(),
         }
     }
 
@@ -391,7 +371,11 @@ impl Run {
         let events = self.cluster.events().clone();
         select! {
             recv(events) -> event => match event {
-                Ok((node, event)) => self.note(node, event).map(|()| Some(node)),
+                Ok((node, event)) => {
+                    let noted = self.note(node, event);
+                    self.show_progress();
+                    noted.map(|()| Some(node))
+                }
                 // The cluster holds a sender itself.
                 Err(_) => Ok(None),
             },
@@ -432,12 +416,17 @@ impl Run {
             NodeEvent::LockLost(reason) => return self.lock_lost(node, reason),
             NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
         };
+        let was_running = matches!(self.states[node.0], State::Running);
         self.states[node.0] = state;
+        if was_running && self.is_last_step && self.states[node.0].outcome().is_some() {
+            self.tell_result(node);
+        }
         Ok(())
     }
 
     fn note_end(&mut self, node: NodeId, outcome: Outcome) -> Result<(), Stop> {
         let is_loss = outcome.status == Status::Connection;
+        let was_running = matches!(self.states[node.0], State::Running);
         let reason = outcome.reason.clone();
         self.states[node.0] = match &self.states[node.0] {
             // What became of the command counts, not how we parted.
@@ -449,7 +438,7 @@ impl Run {
                 State::Ended(finished.clone())
             }
             state => {
-                let was_at_work = matches!(state, State::Running | State::Uploading);
+                let was_at_work = was_running || matches!(state, State::Uploading);
                 if is_loss && was_at_work && !self.loss_is_lost_lock {
                     self.log_loss(node, &outcome);
                 }
@@ -460,6 +449,9 @@ impl Run {
         if is_loss && self.loss_is_lost_lock {
             let reason = reason.unwrap_or_else(|| "the connection is lost".into());
             return self.lock_lost(node, reason);
+        }
+        if was_running && self.is_last_step {
+            self.tell_result(node);
         }
         Ok(())
     }
@@ -489,13 +481,14 @@ impl Run {
         }
     }
 
-    fn lock_lost(&self, node: NodeId, reason: Tree) -> Result<(), Stop> {
+    fn lock_lost(&mut self, node: NodeId, reason: Tree) -> Result<(), Stop> {
         let text = format!("{} lock lost", self.targets[node.0].node());
         let tree = Tree::new(text).because(reason);
         if self.lock_is_optional {
             self.log(Level::Warn, tree);
             return Ok(());
         }
+        self.results.lost_locks.insert(node, tree.clone());
         self.log(Level::Error, tree);
         Err(Stop::LockLost)
     }

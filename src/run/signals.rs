@@ -1,6 +1,7 @@
 //! SIGINT, SIGTERM and SIGHUP as events for the main thread.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -8,6 +9,8 @@ use crossbeam_channel::{Receiver, bounded};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
+
+use crate::output::screen::Standing;
 
 /// How long main may take to end after a signal. (It means to take less; this
 /// is for when something keeps it: an agent that does not answer, say.)
@@ -17,12 +20,14 @@ const LATEST: Duration = Duration::from_millis(4_900);
 /// itself, but main is told; it does at the second one, and when main does not
 /// come to an end.
 ///
+/// Where it ends the process, it takes the status bar away before.
+///
 /// Signals that were ignored when we were started stay so, as `nohup` and shells
 /// (for background jobs) want it.
 ///
 /// # Errors
 /// No handler or no thread can be set up.
-pub(super) fn listen() -> io::Result<Receiver<i32>> {
+pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
     let ignored = ignored_signals();
     let wanted = [SIGINT, SIGTERM, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|&&signal| !is_set(ignored, signal)))?;
@@ -35,22 +40,24 @@ pub(super) fn listen() -> io::Result<Receiver<i32>> {
             let Some(first) = received.next() else { return };
             // Main may be gone already.
             let _ = sender.send(first);
+            let for_latest = Arc::clone(&bar);
             // Without a thread for it, the second signal is left.
             let _ = thread::Builder::new()
                 .name("latest end".into())
                 .spawn(move || {
                     thread::sleep(LATEST);
-                    end_by(first);
+                    end_by(first, &for_latest);
                 });
             if let Some(second) = received.next() {
-                end_by(second);
+                end_by(second, &bar);
             }
         })?;
     Ok(receiver)
 }
 
 /// Ends the process as if the signal had not been caught.
-fn end_by(signal: i32) {
+fn end_by(signal: i32, bar: &Standing) {
+    bar.wipe();
     // The default for all of these is the end, so that nothing is left to fail.
     let _ = emulate_default_handler(signal);
 }

@@ -34,6 +34,7 @@ impl Run {
         if let Some(upload) = sync.upload {
             has_run_directory = upload.run_directory.is_some();
             self.upload(upload, conduct)?;
+            self.judge_upload(conduct)?;
         }
         if let Some(place) = &place {
             let job = self.plain_job(&place.lines, nonces.as_ref(), conduct);

@@ -21,10 +21,13 @@ use crate::cluster::stream::Stream;
 use crate::config::{Lines, Upload};
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
-use crate::output::{Display, Message, summary};
+use crate::output::{Display, Message, Phase, Progress, summary};
 use crate::remote::sudo::Nonces;
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
+
+/// How often the progress is told.
+const OFTEN_ENOUGH: Duration = Duration::from_millis(50);
 
 /// How many names of files may be on their way to the printer.
 const NAMES: u64 = 256;
@@ -48,11 +51,12 @@ impl Run {
     }
 
     /// Uploads to all hosts. Afterwards those that have taken it are ready for
-    /// more.
+    /// more; whether the others matter is still to be judged.
     pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
         for warning in &upload.sources.warnings {
             self.log(Level::Warn, warning.clone());
         }
+        self.enter(Phase::Upload);
         if let Some(id) = &upload.run_directory {
             self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
         }
@@ -68,15 +72,16 @@ impl Run {
             self.states[node.0] = State::Uploading;
         }
         let (files, bytes) = (upload.sources.files, upload.sources.bytes);
-        self.send(upload, stream)?;
+        self.send(upload, stream, takers.len())?;
         let is_uploading = |state: &State| matches!(state, State::Uploading);
         while self.states.iter().any(is_uploading) {
             self.next_event(None)?;
         }
-        self.judge_upload(conduct)?;
         let is_ready = |node: &&NodeId| matches!(self.states[node.0], State::Guarded(_));
         let taken = takers.iter().filter(is_ready).count();
-        self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
+        if taken > 0 {
+            self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
+        }
         Ok(())
     }
 
@@ -141,10 +146,13 @@ impl Run {
 
     /// Starts the thread that makes the archive. It is never waited for: the
     /// nodes say what became of it.
-    fn send(&self, upload: Upload, stream: Stream) -> Result<(), Stop> {
+    fn send(&self, upload: Upload, stream: Stream, takers: usize) -> Result<(), Stop> {
         let mut teller = Teller {
             display: self.outlets.display.clone(),
             files: upload.sources.files,
+            bytes: upload.sources.bytes,
+            nodes: takers,
+            told: None,
         };
         thread::Builder::new()
             .name("feeder".into())
@@ -179,6 +187,11 @@ fn feed(sources: &Sources, compression: Option<Compression>, stream: Stream, tel
 struct Teller {
     display: Display,
     files: u64,
+    bytes: u64,
+    /// How many hosts it is sent to.
+    nodes: usize,
+    /// When the progress was told last.
+    told: Option<Instant>,
 }
 
 impl Listener for Teller {
@@ -198,7 +211,23 @@ impl Listener for Teller {
         }
     }
 
-    fn bytes(&mut self, _: u64) {}
+    fn bytes(&mut self, sent: u64) {
+        if !self.display.shows_progress() {
+            return;
+        }
+        let now = Instant::now();
+        let is_due = self.told.is_none_or(|told| now >= told + OFTEN_ENOUGH);
+        if is_due || sent == self.bytes {
+            self.told = Some(now);
+            self.display.progress(Progress {
+                phase: Phase::Upload,
+                done: 0,
+                total: self.nodes,
+                failed: 0,
+                bytes: Some((sent, self.bytes)),
+            });
+        }
+    }
 
     fn warn(&mut self, warning: Warning) {
         self.display.log(Level::Warn, warning.into());

@@ -120,9 +120,17 @@ impl OnTerminal {
             .contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
     }
 
-    /// Waits until the program has ended.
+    /// Waits until the program has ended. What comes back is what it wrote but for
+    /// the status bar, which must be gone.
     #[track_caller]
-    pub fn finish(mut self) -> (ExitStatus, String) {
+    pub fn finish(self) -> (ExitStatus, String) {
+        let (status, written) = self.finish_with_bar();
+        (status, without_bar(&written))
+    }
+
+    /// The same with every byte that was written.
+    #[track_caller]
+    pub fn finish_with_bar(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
@@ -143,6 +151,19 @@ impl OnTerminal {
             thread::sleep(Duration::from_millis(5));
         }
     }
+}
+
+/// Takes the status bar out of what was written to a terminal, each time that it
+/// was drawn.
+pub fn without_bar(written: &str) -> String {
+    let mut rest = written.to_owned();
+    // The bar leaves the cursor at its beginning, and is erased from there on.
+    let erased = "\r\r\x1b[J";
+    while let Some(end) = rest.find(erased) {
+        let begin = rest[..end].rfind('\n').map_or(0, |at| at + 1);
+        rest.replace_range(begin..end + erased.len(), "");
+    }
+    rest
 }
 
 impl Drop for OnTerminal {

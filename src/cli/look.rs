@@ -1,0 +1,163 @@
+//! The options about output: which of them go together, and what they mean.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Access, access};
+
+use crate::cli::args::Args;
+use crate::cli::{Early, expand_home, is_stdin, usage};
+use crate::config::{Form, Look};
+use crate::error::Tree;
+use crate::output::template::{Template, TemplateError};
+use crate::output::theme::Theme;
+use crate::output::{logs, status};
+
+/// Refuses options about output that make no sense together.
+pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
+    let has_directory = args.output_dir.is_some();
+    let formats = args.bar_format.is_some() || args.log_format.is_some();
+    let wrong = [
+        (
+            args.diff && !args.fold,
+            "--diff shows how folded output differs, so it needs --fold",
+        ),
+        (
+            args.json && args.quiet,
+            "--json is for programs and -q for plain bytes; take one of them",
+        ),
+        (
+            args.json && args.serial,
+            "--json says with each line whose it is, so -l has nothing to group",
+        ),
+        (
+            args.json && args.fold,
+            "--json is for programs, which fold by themselves; leave out --fold, or --json",
+        ),
+        (
+            args.json && args.tty,
+            "--tty passes on what is meant for a terminal, and --json is for programs; take one of them",
+        ),
+        (
+            args.json && args.raw,
+            "--raw is about what a terminal gets, and --json escapes everything; leave out one of them",
+        ),
+        (
+            args.json && formats,
+            "--json has no log lines and no status bar to format; leave out --log-format and --bar-format",
+        ),
+        (
+            args.json && args.list,
+            "--list prints plain lines; leave out --json",
+        ),
+        (
+            args.fold && args.serial,
+            "-l shows output host by host and --fold once for many; take one of them",
+        ),
+        (
+            args.fold && args.quiet,
+            "--fold prints headings and -q nothing but what hosts send; take one of them",
+        ),
+        (
+            args.fold && args.tty,
+            "--fold shows output at the end, and --tty is for what is used meanwhile; take one of them",
+        ),
+        (
+            args.lock && (args.serial || args.fold),
+            "-L runs nothing, so there is no output to group or fold; leave out -l and --fold",
+        ),
+        (
+            args.lock && has_directory,
+            "-L runs nothing, so there is no output to keep; leave out --output-dir",
+        ),
+        (
+            args.list && has_directory,
+            "--list runs nothing, so there is no output to keep; leave out --output-dir",
+        ),
+    ];
+    match wrong.into_iter().find(|(is_wrong, _)| *is_wrong) {
+        Some((_, reason)) => Err(usage(reason)),
+        None => Ok(()),
+    }
+}
+
+/// What the options mean.
+pub(super) fn look(args: &Args, home: Option<&Path>) -> Result<Look, Early> {
+    let (bar_theme, bar_format) =
+        format("--bar-format", args.bar_format.as_deref(), status::template)?;
+    let (log_theme, log_format) =
+        format("--log-format", args.log_format.as_deref(), logs::template)?;
+    let theme = match (args.colors_dark, args.colors_light) {
+        (true, _) => Theme::Dark,
+        (_, true) => Theme::Light,
+        _ => log_theme.or(bar_theme).unwrap_or_default(),
+    };
+    Ok(Look {
+        form: if args.json {
+            Form::Json
+        } else if args.fold {
+            Form::Folded { diff: args.diff }
+        } else if args.serial {
+            Form::Grouped
+        } else {
+            Form::Text
+        },
+        directory: args
+            .output_dir
+            .as_deref()
+            .map(|path| directory(&expand_home(path, home)))
+            .transpose()?,
+        theme,
+        log_format,
+        bar_format,
+        is_interactive: args.stdin.as_deref().is_some_and(is_terminal),
+        quiet: args.quiet,
+        verbose: args.verbose,
+        raw: args.raw,
+        color: args.color.into(),
+    })
+}
+
+/// The name of a theme, or a template.
+fn format(
+    option: &str,
+    text: Option<&str>,
+    parse: fn(&str) -> Result<Template, TemplateError>,
+) -> Result<(Option<Theme>, Option<Template>), Early> {
+    let Some(text) = text else {
+        return Ok((None, None));
+    };
+    if let Some(theme) = Theme::by_name(text) {
+        return Ok((Some(theme), None));
+    }
+    match parse(text) {
+        Ok(template) => Ok((None, Some(template))),
+        Err(error) => Err(usage(format!(
+            "{option} '{text}' is neither a theme (default, dark, light) nor a template: {error}"
+        ))),
+    }
+}
+
+/// Makes the directory if it is missing.
+fn directory(path: &Path) -> Result<PathBuf, Early> {
+    let made = std::fs::create_dir_all(path).and_then(|()| {
+        access(path, Access::WRITE_OK | Access::EXEC_OK)?;
+        Ok(())
+    });
+    match made {
+        Ok(()) => Ok(path.to_owned()),
+        Err(error) => {
+            let what = format!("can't write into the directory '{}'", path.display());
+            Err(Early::Usage(
+                Tree::new(what).because(Tree::from_error(&error)),
+            ))
+        }
+    }
+}
+
+fn is_terminal(path: &Path) -> bool {
+    if is_stdin(path) {
+        return std::io::stdin().is_terminal();
+    }
+    std::fs::File::open(path).is_ok_and(|file| file.is_terminal())
+}

@@ -1,0 +1,200 @@
+//! The files of `--output-dir`: each host's streams, byte for byte, as they come.
+//!
+//! A file is begun anew when its host first says something in this run, and both
+//! are there, empty if need be, when it has said all. Other files in the directory
+//! are left alone.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use openssl::sha::sha256;
+
+use crate::event::{NodeId, Stream};
+use crate::output::Label;
+use crate::output::printer::OutputError;
+
+/// So many files are open at once: hosts need descriptors too.
+const OPEN: usize = 64;
+
+/// A file name may have 255 bytes; some are for the name of the stream.
+const LONGEST_NAME: usize = 240;
+
+/// The files of all nodes.
+pub struct Files {
+    paths: Vec<[PathBuf; 2]>,
+    has_begun: Vec<[bool; 2]>,
+    /// The most recent ones, the latest last.
+    open: VecDeque<(NodeId, Stream, File)>,
+}
+
+impl Files {
+    /// Files in this directory for these nodes. Nothing is made yet.
+    #[must_use]
+    pub fn new(directory: &Path, labels: &[Label]) -> Self {
+        let paths = labels.iter().map(|label| {
+            let name = file_name(&label.prefix);
+            [Stream::Stdout, Stream::Stderr]
+                .map(|stream| directory.join(format!("{name}.{stream}")))
+        });
+        Self {
+            has_begun: vec![[false; 2]; labels.len()],
+            paths: paths.collect(),
+            open: VecDeque::new(),
+        }
+    }
+
+    /// Appends what a host said.
+    ///
+    /// # Errors
+    /// The file cannot be made or written.
+    pub fn write(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) -> Result<(), OutputError> {
+        let is_it = |(of, on, _): &(NodeId, Stream, File)| (*of, *on) == (node, stream);
+        let mut file = match self.open.iter().rposition(is_it) {
+            Some(at) => self.open.remove(at).map(|(_, _, file)| file),
+            None => None,
+        };
+        let path = &self.paths[node.0][stream as usize];
+        let failed = |error| OutputError::File(path.clone(), error);
+        if file.is_none() {
+            let begun = &mut self.has_begun[node.0][stream as usize];
+            file = Some(open(path, !*begun).map_err(failed)?);
+            *begun = true;
+        }
+        if let Some(mut file) = file {
+            file.write_all(bytes).map_err(failed)?;
+            self.open.push_back((node, stream, file));
+        }
+        if self.open.len() > OPEN {
+            self.open.pop_front();
+        }
+        Ok(())
+    }
+
+    /// A host has said all: what it did not say is an empty file.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn complete(&mut self, node: NodeId) -> Result<(), OutputError> {
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            if !self.has_begun[node.0][stream as usize] {
+                self.write(node, stream, &[])?;
+            }
+        }
+        self.open.retain(|(of, _, _)| *of != node);
+        Ok(())
+    }
+}
+
+fn open(path: &Path, is_new: bool) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    if is_new {
+        options.write(true).create(true).truncate(true);
+    } else {
+        options.append(true);
+    }
+    options.open(path)
+}
+
+/// A host's prefix as the name of a file, whatever is in it.
+fn file_name(prefix: &str) -> String {
+    let mut name = String::new();
+    for (index, byte) in prefix.bytes().enumerate() {
+        let is_plain = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'_' | b':' | b'@' | b'[' | b']' | b'+' | b'=')
+            || (byte == b'.' && index > 0);
+        if is_plain {
+            name.push(char::from(byte));
+        } else {
+            name.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    if name.len() > LONGEST_NAME {
+        let hash = sha256(prefix.as_bytes());
+        let hash: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+        // All of it is ASCII by now.
+        name.truncate(LONGEST_NAME - hash.len() - 1);
+        name = format!("{name}~{hash}");
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    fn label(prefix: &str) -> Label {
+        Label {
+            prefix: prefix.to_owned(),
+            node: String::new(),
+            given: String::new(),
+        }
+    }
+
+    #[test]
+    fn names_are_safe_for_any_host() {
+        for (prefix, name) in [
+            ("web1.example.com", "web1.example.com"),
+            ("ops@[::1]:22", "ops@[::1]:22"),
+            ("../../etc/passwd", "%2E.%2F..%2Fetc%2Fpasswd"),
+            ("a b%\n\u{fc}", "a%20b%25%0A%C3%BC"),
+        ] {
+            assert_eq!(file_name(prefix), name);
+        }
+        let long = |end: &str| file_name(&format!("{}{end}", "x".repeat(300)));
+        assert_eq!(long("a").len(), LONGEST_NAME);
+        assert_ne!(long("a"), long("b"));
+    }
+
+    #[test]
+    fn files_are_begun_anew_and_others_are_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        for name in ["a.stdout", "b.stdout", "c.stdout"] {
+            fs::write(path(name), "old").unwrap();
+        }
+        let mut files = Files::new(directory.path(), &[label("a"), label("b")]);
+        files.write(NodeId(0), Stream::Stdout, b"one\n").unwrap();
+        assert_eq!(fs::read(path("a.stdout")).unwrap(), b"one\n");
+        files.write(NodeId(0), Stream::Stdout, b"two\xff").unwrap();
+        assert_eq!(fs::read(path("a.stdout")).unwrap(), b"one\ntwo\xff");
+        assert!(!path("a.stderr").exists());
+        assert_eq!(fs::read(path("b.stdout")).unwrap(), b"old");
+        files.complete(NodeId(0)).unwrap();
+        files.complete(NodeId(1)).unwrap();
+        assert_eq!(fs::read(path("a.stdout")).unwrap(), b"one\ntwo\xff");
+        for name in ["a.stderr", "b.stdout", "b.stderr"] {
+            assert_eq!(fs::read(path(name)).unwrap(), b"");
+        }
+        assert_eq!(fs::read(path("c.stdout")).unwrap(), b"old");
+    }
+
+    #[test]
+    fn more_hosts_than_open_files_keep_all_they_say() {
+        let directory = tempfile::tempdir().unwrap();
+        let labels: Vec<Label> = (0..200).map(|host| label(&format!("web{host}"))).collect();
+        let mut files = Files::new(directory.path(), &labels);
+        for round in 0..3 {
+            for host in 0..200 {
+                let bytes = format!("{round}");
+                files
+                    .write(NodeId(host), Stream::Stderr, bytes.as_bytes())
+                    .unwrap();
+                assert!(files.open.len() <= OPEN);
+            }
+        }
+        for host in 0..200 {
+            let path = directory.path().join(format!("web{host}.stderr"));
+            assert_eq!(fs::read(path).unwrap(), b"012");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named() {
+        let mut files = Files::new(Path::new("/nowhere"), &[label("a")]);
+        let error = files.write(NodeId(0), Stream::Stdout, b"x").unwrap_err();
+        assert_eq!(error.to_string(), "can't write '/nowhere/a.stdout'");
+    }
+}

@@ -1,0 +1,237 @@
+//! The grouped display (`-l`): one host after the other.
+//!
+//! All hosts run at once. The first that says something is shown live; the
+//! others are kept, and follow whole, in the order in which they first spoke. The
+//! lines themselves are those of [`super::text`].
+
+use std::collections::VecDeque;
+
+use crate::error::Tree;
+use crate::event::{Level, NodeId, Stream};
+use crate::output::store::{Cursor, Store};
+use crate::output::text::Text;
+use crate::output::{Fate, Renderer, Sinks};
+
+/// The renderer.
+pub struct Grouped {
+    text: Text,
+    store: Store,
+    /// Who is shown now, and how far that is with what was kept of it.
+    live: Option<(NodeId, Cursor)>,
+    /// Who follows.
+    queue: VecDeque<NodeId>,
+    nodes: Vec<State>,
+    is_over: bool,
+}
+
+/// What is known of a node.
+#[derive(Debug, Clone, Copy, Default)]
+struct State {
+    /// It is live or in the queue.
+    has_spoken: bool,
+    /// It will say nothing more.
+    has_ended: bool,
+    /// There is something in the store.
+    is_kept: bool,
+}
+
+impl Grouped {
+    /// For so many nodes; `text` writes their lines.
+    #[must_use]
+    pub fn new(text: Text, nodes: usize) -> Self {
+        Self {
+            text,
+            store: Store::new(nodes),
+            live: None,
+            queue: VecDeque::new(),
+            nodes: vec![State::default(); nodes],
+            is_over: false,
+        }
+    }
+
+    fn is_live(&self, node: NodeId) -> bool {
+        self.live.as_ref().is_some_and(|(live, _)| *live == node)
+    }
+
+    /// The live one has said all: the next one's turn.
+    fn next(&mut self) {
+        if let Some((node, _)) = self.live.take() {
+            self.nodes[node.0] = State::default();
+        }
+        self.live = self.queue.pop_front().map(|node| (node, Cursor::default()));
+    }
+}
+
+impl Renderer for Grouped {
+    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate {
+        if !self.nodes[node.0].has_spoken {
+            self.nodes[node.0].has_spoken = true;
+            self.queue.push_back(node);
+            if self.live.is_none() {
+                self.next();
+            }
+        }
+        if self.is_live(node) && !self.nodes[node.0].is_kept {
+            return self.text.output(node, stream, bytes, out);
+        }
+        self.nodes[node.0].is_kept = true;
+        self.nodes[node.0].has_ended = false;
+        self.store.add(node, stream, bytes);
+        Fate::Kept
+    }
+
+    fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
+        if self.is_live(node) && !self.nodes[node.0].is_kept {
+            self.text.end_of_output(node, out);
+            self.next();
+        } else {
+            self.nodes[node.0].has_ended = true;
+        }
+    }
+
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
+        self.text.log(level, text, out);
+    }
+
+    fn end_of_run(&mut self, _out: &mut Sinks) {
+        self.is_over = true;
+    }
+
+    fn more(&mut self, out: &mut Sinks) -> bool {
+        let Some((node, cursor)) = &mut self.live else {
+            return false;
+        };
+        let node = *node;
+        if let Some((stream, piece)) = self.store.read(node, cursor) {
+            self.text.output(node, stream, piece, out);
+            self.store.forget(node, cursor);
+            return true;
+        }
+        self.nodes[node.0].is_kept = false;
+        if self.nodes[node.0].has_ended || self.is_over {
+            self.text.end_of_output(node, out);
+            self.next();
+            return true;
+        }
+        false
+    }
+
+    fn keeps(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::logs::Logs;
+    use crate::output::text::Options;
+    use crate::output::theme::Theme;
+    use crate::output::{Label, Sink};
+
+    fn grouped(nodes: usize) -> Grouped {
+        let label = |number| Label {
+            prefix: format!("web{number}"),
+            node: format!("[ops@web{number}:22]"),
+            given: format!("web{number}"),
+        };
+        let labels: Vec<Label> = (1..=nodes).map(label).collect();
+        let clock = Box::new(|| "2026-01-31 12:00:00".to_owned());
+        let logs = Logs::new(Sink::default(), Theme::Default, None, clock);
+        Grouped::new(Text::new(Options::default(), labels, logs), nodes)
+    }
+
+    /// What happens: a node says something, or ends.
+    enum Step {
+        Says(usize, &'static str),
+        Ends(usize),
+        Over,
+    }
+    use Step::{Ends, Over, Says};
+
+    fn shown(steps: &[Step]) -> String {
+        let mut grouped = grouped(4);
+        let mut out = Sinks::default();
+        for step in steps {
+            match step {
+                Says(node, text) => {
+                    let bytes = text.as_bytes();
+                    grouped.output(NodeId(node - 1), Stream::Stdout, bytes, &mut out);
+                }
+                Ends(node) => grouped.end_of_output(NodeId(node - 1), &mut out),
+                Over => grouped.end_of_run(&mut out),
+            }
+            while grouped.more(&mut out) {}
+        }
+        String::from_utf8(out.stdout).unwrap()
+    }
+
+    #[test]
+    fn the_first_that_speaks_is_live_and_the_others_follow_whole() {
+        let steps = [
+            Says(2, "a\n"),
+            Says(3, "x\n"),
+            Says(1, "1\n"),
+            Says(2, "b\n"),
+        ];
+        assert_eq!(shown(&steps), "web2 a\nweb2 b\n");
+        let steps = [
+            Says(2, "a\n"),
+            Says(3, "x\ny"),
+            Says(1, "1\n"),
+            Says(2, "b\n"),
+            Ends(3),
+            Ends(2),
+            Says(1, "2\n"),
+        ];
+        let expected = "web2 a\nweb2 b\nweb3 x\nweb3 y\nweb1 1\nweb1 2\n";
+        assert_eq!(shown(&steps), expected);
+    }
+
+    #[test]
+    fn a_host_that_becomes_live_goes_on_where_it_was() {
+        let steps = [
+            Says(1, "a\n"),
+            Says(2, "x"),
+            Ends(1),
+            Says(2, "y\n"),
+            Says(3, "k\n"),
+            Says(2, "z\n"),
+            Ends(2),
+            Ends(3),
+        ];
+        assert_eq!(shown(&steps), "web1 a\nweb2 xy\nweb2 z\nweb3 k\n");
+    }
+
+    #[test]
+    fn a_host_that_speaks_again_after_its_end_gets_another_turn() {
+        let steps = [
+            Says(1, "a\n"),
+            Says(2, "x\n"),
+            Ends(1),
+            Says(1, "b\n"),
+            Ends(1),
+            Ends(2),
+        ];
+        assert_eq!(shown(&steps), "web1 a\nweb2 x\nweb1 b\n");
+    }
+
+    #[test]
+    fn the_end_of_the_run_shows_what_is_left() {
+        let steps = [Says(1, "a"), Says(2, "x\n"), Says(3, "k"), Over];
+        assert_eq!(shown(&steps), "web1 a\nweb2 x\nweb3 k\n");
+    }
+
+    #[test]
+    fn only_what_is_live_counts_as_shown() {
+        let (mut grouped, mut out) = (grouped(2), Sinks::default());
+        let live = grouped.output(NodeId(0), Stream::Stdout, b"a\n", &mut out);
+        let kept = grouped.output(NodeId(1), Stream::Stderr, b"x\n", &mut out);
+        assert_eq!((live, kept), (Fate::Shown, Fate::Kept));
+        grouped.end_of_output(NodeId(0), &mut out);
+        while grouped.more(&mut out) {}
+        let live = grouped.output(NodeId(1), Stream::Stderr, b"y\n", &mut out);
+        assert_eq!(live, Fate::Shown);
+        assert_eq!(out.stderr, b"web2 x\nweb2 y\n");
+    }
+}

@@ -1,0 +1,163 @@
+//! Log lines: a time, a level, a text, and the tree of causes below it, as the
+//! template says. All displays write them like this but [`super::json`], which
+//! has them flat.
+
+use crate::error::Tree;
+use crate::event::Level;
+use crate::output::sanitize::sanitize_into;
+use crate::output::template::{Template, TemplateError};
+use crate::output::theme::Theme;
+use crate::output::{Clock, Sink, tree};
+
+/// What a template for log lines may have in it.
+const KEYS: [&str; 3] = ["time", "level", "text"];
+
+/// The template, unless the user names another one.
+const DEFAULT: &str = "{time} {level} {text}";
+
+/// Renders log lines.
+pub struct Logs {
+    sink: Sink,
+    theme: Theme,
+    before: Template,
+    after: Template,
+    clock: Clock,
+}
+
+/// Reads a template of the user's.
+///
+/// # Errors
+/// It cannot be understood, or does not say where the text is to stand.
+pub fn template(text: &str) -> Result<Template, TemplateError> {
+    Template::parse(text, &KEYS)?.requiring("text")
+}
+
+impl Logs {
+    /// For this file descriptor; `clock` tells the local time.
+    #[must_use]
+    pub fn new(sink: Sink, theme: Theme, format: Option<&Template>, clock: Clock) -> Self {
+        let format = format
+            .cloned()
+            .unwrap_or_else(|| template(DEFAULT).expect("the default is as templates have to be"));
+        let (before, after) = format.split_at("text");
+        Self {
+            sink,
+            theme,
+            before,
+            after,
+            clock,
+        }
+    }
+
+    /// A log line with everything below it.
+    pub fn render(&mut self, level: Level, text: &Tree, out: &mut Vec<u8>) {
+        let time = (self.clock)();
+        let lines = tree::lines(text);
+        let first = lines.first().map_or("", String::as_str);
+        let value = |key: &str| match key {
+            "time" => (time.clone(), None),
+            "level" => (tag(level), self.theme.level(level)),
+            _ => (first.to_owned(), None),
+        };
+        let colored = self.sink.colored;
+        let before = self.before.render(colored, value);
+        let margin = " ".repeat(console::measure_text_width(&before));
+        out.extend_from_slice(before.as_bytes());
+        self.safe_into(out, first);
+        out.extend_from_slice(self.after.render(colored, value).as_bytes());
+        out.push(b'\n');
+        for line in lines.iter().skip(1) {
+            out.extend_from_slice(margin.as_bytes());
+            self.safe_into(out, line);
+            out.push(b'\n');
+        }
+    }
+
+    /// The same on one line, without any looks.
+    pub fn flat(&mut self, level: Level, text: &Tree) -> String {
+        format!("{} {} {}", (self.clock)(), tag(level), text.flat())
+    }
+
+    /// Errors may quote what a host said.
+    fn safe_into(&self, out: &mut Vec<u8>, text: &str) {
+        if self.sink.is_terminal {
+            sanitize_into(out, text.as_bytes());
+        } else {
+            out.extend_from_slice(text.as_bytes());
+        }
+    }
+}
+
+/// ` [WARN]`
+fn tag(level: Level) -> String {
+    format!("{:>7}", format!("[{}]", level.name()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(format: Option<&str>, sink: Sink, level: Level, text: &Tree) -> String {
+        let format = format.map(|format| template(format).unwrap());
+        let clock = Box::new(|| "2026-01-31 12:00:00".to_owned());
+        let mut logs = Logs::new(sink, Theme::Default, format.as_ref(), clock);
+        let mut out = Vec::new();
+        logs.render(level, text, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    const PIPE: Sink = Sink {
+        is_terminal: false,
+        colored: false,
+    };
+
+    #[test]
+    fn levels_are_aligned_to_the_right() {
+        let line = rendered(None, PIPE, Level::Warn, &"careful".into());
+        assert_eq!(line, "2026-01-31 12:00:00  [WARN] careful\n");
+    }
+
+    #[test]
+    fn causes_are_branches_below_the_text() {
+        let tree = Tree::new("connecting to cluster failed").because(
+            Tree::new("connection to 2 of 40 nodes failed")
+                .because(
+                    Tree::new("can't connect to address: [ops@db7:22]")
+                        .because("connection refused"),
+                )
+                .because("two\nlines"),
+        );
+        let expected = "\
+2026-01-31 12:00:00 [FATAL] connecting to cluster failed
+                            └─ connection to 2 of 40 nodes failed
+                               ├─ can't connect to address: [ops@db7:22]
+                               │  └─ connection refused
+                               └─ two
+                                  lines
+";
+        assert_eq!(rendered(None, PIPE, Level::Fatal, &tree), expected);
+    }
+
+    #[test]
+    fn a_template_moves_the_margin_with_it() {
+        let tree = Tree::new("a").because("b");
+        let line = rendered(Some("{level:blue} > {text} <"), PIPE, Level::Info, &tree);
+        assert_eq!(line, " [INFO] > a <\n          └─ b\n");
+        assert!(template("{time}").is_err());
+    }
+
+    #[test]
+    fn a_terminal_gets_colours_and_nothing_harmful() {
+        let sink = Sink {
+            is_terminal: true,
+            colored: true,
+        };
+        let tree = Tree::new("a\x1b[2Jb").because("c\rd");
+        let line = rendered(None, sink, Level::Warn, &tree);
+        let margin = " ".repeat(28);
+        assert_eq!(
+            line,
+            format!("2026-01-31 12:00:00  \x1b[33m[WARN]\x1b[0m a^[[2Jb\n{margin}└─ c^Md\n")
+        );
+    }
+}

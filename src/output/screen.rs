@@ -1,0 +1,335 @@
+//! The two file descriptors, and the status bar below what is written to them.
+//!
+//! Output and bar never mix: the bar is taken away before anything is written,
+//! and put back afterwards, both in the same write(2) where that is possible. The
+//! cursor waits at its beginning, so that whatever else comes onto the terminal
+//! (an echoed ^C, a narrower window that wraps it) is taken away with it.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::output::printer::OutputError;
+use crate::output::status::StatusBar;
+use crate::output::{Progress, Sinks};
+
+/// What a buffer may keep for the next time: room for a very long line. (It is
+/// address space; memory is what gets touched.)
+const KEPT: usize = 4 * 1024 * 1024;
+
+/// To the first column, and nothing from there on.
+const ERASE: &[u8] = b"\r\x1b[J";
+
+/// The bar is not drawn more often.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// A run that is over sooner has none: it would only flicker.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// It has a clock, which goes on also when nothing happens.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How long the end of the process waits for a bar that is just being drawn.
+const MOVING: Duration = Duration::from_millis(100);
+
+/// What a terminal is taken to have that does not say.
+const COLUMNS: usize = 80;
+
+/// Writes to stdout and stderr.
+pub struct Screen {
+    /// Stdout and stderr are the same file: everything goes through one of
+    /// them, in order.
+    one_file: bool,
+    stdout_is_terminal: bool,
+    bar: Option<Bar>,
+    broken: bool,
+    problems: Sender<OutputError>,
+}
+
+/// The status bar on the terminal.
+struct Bar {
+    status: StatusBar,
+    standing: Arc<Standing>,
+    is_shown: bool,
+    /// When it was drawn last.
+    drawn: Option<Instant>,
+    /// When it is to be drawn next.
+    due: Option<Instant>,
+    frame: Vec<u8>,
+}
+
+impl Screen {
+    /// For this process's stdout and stderr. Without a bar there is none.
+    #[must_use]
+    pub fn new(
+        stdout_is_terminal: bool,
+        bar: Option<(StatusBar, Arc<Standing>)>,
+        problems: Sender<OutputError>,
+    ) -> Self {
+        Self {
+            one_file: is_one_file(),
+            stdout_is_terminal,
+            bar: bar.map(|(status, standing)| Bar {
+                status,
+                standing,
+                is_shown: false,
+                drawn: None,
+                due: None,
+                frame: Vec::new(),
+            }),
+            broken: false,
+            problems,
+        }
+    }
+
+    /// Whether all goes to one place.
+    #[must_use]
+    pub fn is_one_file(&self) -> bool {
+        self.one_file
+    }
+
+    /// Writes everything, and empties the sinks.
+    pub fn write(&mut self, sinks: &mut Sinks) {
+        let touches_bar =
+            !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
+        if touches_bar && self.bar.as_ref().is_some_and(|bar| bar.is_shown) {
+            self.write_above_bar(sinks);
+        }
+        // First, for the other one is more likely to be read slowly.
+        if !sinks.stderr.is_empty() {
+            // There is no place left to say that this failed.
+            let _ = write_all(rustix::stdio::stderr(), &sinks.stderr);
+            recycle(&mut sinks.stderr);
+        }
+        if !sinks.stdout.is_empty() {
+            if !self.broken
+                && let Err(error) = write_all(rustix::stdio::stdout(), &sinks.stdout)
+            {
+                self.broken = true;
+                // Main hears of it once; what it does then is its business.
+                let _ = self.problems.send(match error {
+                    Errno::PIPE => OutputError::Closed,
+                    other => OutputError::Failed(other.into()),
+                });
+            }
+            recycle(&mut sinks.stdout);
+        }
+    }
+
+    /// Takes the bar away in one go with what comes in its place on the
+    /// terminal, and lets it be drawn again.
+    fn write_above_bar(&mut self, sinks: &mut Sinks) {
+        let Some(bar) = &mut self.bar else { return };
+        let now = Instant::now();
+        let is_due = bar.drawn.is_none_or(|drawn| now >= drawn + INTERVAL);
+        if self.one_file && sinks.stderr.is_empty() && is_due {
+            let shown = std::mem::take(&mut sinks.stdout);
+            bar.draw(&shown, now);
+            sinks.stdout = shown;
+            recycle(&mut sinks.stdout);
+            return;
+        }
+        let shown = std::mem::take(&mut sinks.stderr);
+        bar.take_away(&shown);
+        sinks.stderr = shown;
+        recycle(&mut sinks.stderr);
+        bar.due = Some(bar.drawn.map_or(now, |drawn| drawn + INTERVAL));
+    }
+
+    /// The run has got on.
+    pub fn progress(&mut self, progress: Progress) {
+        let Some(bar) = &mut self.bar else { return };
+        let now = Instant::now();
+        bar.status.update(progress, now);
+        let soon = bar
+            .drawn
+            .map_or(now + PATIENCE, |drawn| now.max(drawn + INTERVAL));
+        bar.due = Some(bar.due.map_or(soon, |due| due.min(soon)));
+        self.tick();
+    }
+
+    /// When to call [`Screen::tick`], if nothing is written before.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.bar.as_ref().and_then(|bar| bar.due)
+    }
+
+    /// Draws the bar if its time has come.
+    pub fn tick(&mut self) {
+        let now = Instant::now();
+        if let Some(bar) = &mut self.bar
+            && bar.due.is_some_and(|due| now >= due)
+        {
+            bar.draw(&[], now);
+        }
+    }
+
+    /// Takes the bar away until the run gets on again.
+    pub fn hide_bar(&mut self) {
+        if let Some(bar) = &mut self.bar {
+            bar.status.forget();
+            bar.due = None;
+            if bar.is_shown {
+                bar.take_away(&[]);
+            }
+        }
+    }
+}
+
+impl Bar {
+    /// Writes what stands above the bar, and the bar.
+    fn draw(&mut self, above: &[u8], now: Instant) {
+        let columns = rustix::termios::tcgetwinsize(rustix::stdio::stderr())
+            .map_or(0, |size| usize::from(size.ws_col));
+        let columns = if columns == 0 { COLUMNS } else { columns };
+        self.due = Some(now + TICK);
+        let Some(line) = self.status.line(columns, now) else {
+            return self.take_away(above);
+        };
+        if !self.standing.begin() {
+            // The process is about to end, and has taken the bar away.
+            self.is_shown = false;
+            let _ = write_all(rustix::stdio::stderr(), above);
+            return;
+        }
+        self.frame.clear();
+        if self.is_shown {
+            self.frame.extend_from_slice(ERASE);
+        }
+        self.frame.extend_from_slice(above);
+        self.frame.extend_from_slice(line.as_bytes());
+        self.frame.push(b'\r');
+        // There is no place left to say that this failed.
+        let _ = write_all(rustix::stdio::stderr(), &self.frame);
+        recycle(&mut self.frame);
+        self.is_shown = true;
+        self.drawn = Some(now);
+        self.standing.end(true);
+    }
+
+    /// Takes the bar away, and writes what comes in its place.
+    fn take_away(&mut self, instead: &[u8]) {
+        self.frame.clear();
+        let may_draw = self.standing.begin();
+        if may_draw && self.is_shown {
+            self.frame.extend_from_slice(ERASE);
+        }
+        self.frame.extend_from_slice(instead);
+        let _ = write_all(rustix::stdio::stderr(), &self.frame);
+        recycle(&mut self.frame);
+        self.is_shown = false;
+        if may_draw {
+            self.standing.end(false);
+        }
+    }
+}
+
+/// Whether a bar stands on the terminal, for those who end the process while
+/// the printer is busy.
+#[derive(Debug, Default)]
+pub struct Standing {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum State {
+    #[default]
+    Hidden,
+    /// It is being drawn or taken away.
+    Moving,
+    Shown,
+    /// There shall not be one any more.
+    Over,
+}
+
+impl Standing {
+    /// Says that the bar is about to change; it must not if this is false.
+    fn begin(&self) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == State::Over {
+            return false;
+        }
+        *state = State::Moving;
+        true
+    }
+
+    fn end(&self, is_shown: bool) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == State::Moving {
+            *state = if is_shown {
+                State::Shown
+            } else {
+                State::Hidden
+            };
+        }
+        self.changed.notify_all();
+    }
+
+    /// Takes the bar away for good.
+    pub fn wipe(&self) {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(state, MOVING, |state| *state == State::Moving);
+        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let was_there = matches!(*state, State::Shown | State::Moving);
+        *state = State::Over;
+        if was_there {
+            write_at_once(ERASE);
+        }
+    }
+}
+
+/// Writes to stderr as far as that takes it without waiting.
+pub fn write_at_once(bytes: &[u8]) {
+    /// A pipe that poll(2) finds writable takes this much at once (pipe(7)).
+    const PIPE_BUF: usize = 4096;
+    for piece in bytes.chunks(PIPE_BUF) {
+        let stderr = rustix::stdio::stderr();
+        let mut fds = [PollFd::from_borrowed_fd(stderr, PollFlags::OUT)];
+        let takes_a_piece = matches!(poll(&mut fds, Some(&Timespec::default())), Ok(1));
+        if !takes_a_piece || write_all(stderr, piece).is_err() {
+            return;
+        }
+    }
+}
+
+/// Empties a buffer for the next time.
+fn recycle(buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.shrink_to(KEPT);
+}
+
+fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        match rustix::io::write(fd, bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(Errno::INTR) => {}
+            // A terminal that some other program has made non-blocking.
+            Err(Errno::AGAIN) => {
+                let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
+                match poll(&mut fds, None) {
+                    Ok(_) | Err(Errno::INTR) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Whether stdout and stderr are the same.
+#[must_use]
+pub fn is_one_file() -> bool {
+    let stat = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
+    match (stat(rustix::stdio::stdout()), stat(rustix::stdio::stderr())) {
+        (Ok(stdout), Ok(stderr)) => stdout == stderr,
+        _ => false,
+    }
+}

@@ -1,0 +1,205 @@
+//! Templates for log lines and the status bar: text with `{key}` and
+//! `{key:style}` in it, where a style is one of the console library's, such as
+//! `red.bold` or `on_blue`. `{{` and `}}` are braces.
+
+use console::Style;
+
+/// Why a template cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// `{` without `}`, or the other way round.
+    #[error("a brace has no partner (write {{{{ and }}}} for braces)")]
+    Unpaired,
+    /// A key that there is not.
+    #[error("there is no {{{key}}}; there are {known}")]
+    UnknownKey {
+        /// What stood there.
+        key: String,
+        /// What could.
+        known: String,
+    },
+    /// A key that there has to be.
+    #[error("it needs {{{0}}}")]
+    MissingKey(&'static str),
+    /// A style that there is not.
+    #[error("'{0}' is no style; write colours and attributes such as red.bold or on_blue")]
+    UnknownStyle(String),
+}
+
+/// A template that has been understood.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Template {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+enum Part {
+    Text(String),
+    Key(&'static str, Option<Style>),
+}
+
+impl Template {
+    /// Reads a template that may use these keys.
+    ///
+    /// # Errors
+    /// Says what cannot be understood.
+    pub fn parse(text: &str, keys: &[&'static str]) -> Result<Self, TemplateError> {
+        let mut parts = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(at) = rest.find(['{', '}']) {
+            plain.push_str(&rest[..at]);
+            rest = &rest[at..];
+            if let Some(brace) = ["{{", "}}"].iter().find(|two| rest.starts_with(**two)) {
+                plain.push_str(&brace[..1]);
+                rest = &rest[2..];
+                continue;
+            }
+            let inside = rest.strip_prefix('{').ok_or(TemplateError::Unpaired)?;
+            let (inside, after) = inside.split_once('}').ok_or(TemplateError::Unpaired)?;
+            parts.push(Part::Text(std::mem::take(&mut plain)));
+            parts.push(part(inside, keys)?);
+            rest = after;
+        }
+        plain.push_str(rest);
+        parts.push(Part::Text(plain));
+        Ok(Self { parts })
+    }
+
+    /// The same, if it has a certain key.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn requiring(self, key: &'static str) -> Result<Self, TemplateError> {
+        let mut parts = self.parts.iter();
+        if parts.any(|part| matches!(part, Part::Key(name, _) if *name == key)) {
+            Ok(self)
+        } else {
+            Err(TemplateError::MissingKey(key))
+        }
+    }
+
+    /// The text up to a certain key, and after it (which may have it again).
+    #[must_use]
+    pub fn split_at(&self, key: &str) -> (Self, Self) {
+        let mut parts = self.parts.iter();
+        let at = parts.position(|part| matches!(part, Part::Key(name, _) if *name == key));
+        let (before, after) = match at {
+            Some(at) => (&self.parts[..at], &self.parts[at + 1..]),
+            None => (&self.parts[..], &[][..]),
+        };
+        let template = |parts: &[Part]| Self {
+            parts: parts.to_vec(),
+        };
+        (template(before), template(after))
+    }
+
+    /// Fills it in. `value` gives the text of a key, with the style that it has
+    /// if the template names none.
+    pub fn render(
+        &self,
+        colored: bool,
+        mut value: impl FnMut(&str) -> (String, Option<Style>),
+    ) -> String {
+        let mut text = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(plain) => text.push_str(plain),
+                Part::Key(key, style) => {
+                    let (value, own_style) = value(key);
+                    match style.as_ref().or(own_style.as_ref()) {
+                        Some(style) if colored && !value.is_empty() => {
+                            text.push_str(&paint(style, &value));
+                        }
+                        _ => text.push_str(&value),
+                    }
+                }
+            }
+        }
+        text
+    }
+}
+
+fn part(inside: &str, keys: &[&'static str]) -> Result<Part, TemplateError> {
+    let (name, style) = match inside.split_once(':') {
+        Some((name, style)) => (name, Some(style)),
+        None => (inside, None),
+    };
+    let key = keys.iter().find(|key| **key == name);
+    let key = key.ok_or_else(|| TemplateError::UnknownKey {
+        key: name.to_owned(),
+        known: keys
+            .iter()
+            .map(|key| format!("{{{key}}}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    })?;
+    Ok(Part::Key(key, style.map(parse_style).transpose()?))
+}
+
+fn parse_style(text: &str) -> Result<Style, TemplateError> {
+    // The library ignores what it does not know.
+    let is_known = |name: &str| Style::from_dotted_str(name) != Style::new();
+    match text.split('.').find(|name| !is_known(name)) {
+        Some(unknown) => Err(TemplateError::UnknownStyle(unknown.to_owned())),
+        None => Ok(Style::from_dotted_str(text)),
+    }
+}
+
+/// A text in a style, whatever the library thinks of our terminal; spaces around
+/// it stay as they are.
+#[must_use]
+pub fn paint(style: &Style, text: &str) -> String {
+    let inner = text.trim_matches(' ');
+    let start = text.len() - text.trim_start_matches(' ').len();
+    let style = style.clone().force_styling(true);
+    let (before, after) = (&text[..start], &text[start + inner.len()..]);
+    format!("{before}{}{after}", style.apply_to(inner))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEYS: [&str; 2] = ["a", "b"];
+
+    fn rendered(template: &str, colored: bool) -> Result<String, TemplateError> {
+        let template = Template::parse(template, &KEYS)?;
+        Ok(template.render(colored, |key| (format!("<{key}>"), None)))
+    }
+
+    #[test]
+    fn keys_are_replaced_and_braces_can_be_written() {
+        assert_eq!(
+            rendered("x {a}{b:red} {{y}}", false).unwrap(),
+            "x <a><b> {y}"
+        );
+        assert_eq!(
+            rendered("{b:red.bold}!", true).unwrap(),
+            "\x1b[31m\x1b[1m<b>\x1b[0m!"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_said() {
+        for (template, message) in [
+            ("{a", "a brace has no partner (write {{ and }} for braces)"),
+            ("a}", "a brace has no partner (write {{ and }} for braces)"),
+            ("{c}", "there is no {c}; there are {a}, {b}"),
+            (
+                "{a:redd}",
+                "'redd' is no style; write colours and attributes such as red.bold or on_blue",
+            ),
+        ] {
+            assert_eq!(rendered(template, false).unwrap_err().to_string(), message);
+        }
+        let without = Template::parse("{a}", &KEYS).unwrap().requiring("b");
+        assert_eq!(without.unwrap_err().to_string(), "it needs {b}");
+    }
+
+    #[test]
+    fn a_style_leaves_the_space_around_a_text_alone() {
+        let style = Style::from_dotted_str("red");
+        assert_eq!(paint(&style, " [WARN]"), " \x1b[31m[WARN]\x1b[0m");
+    }
+}

@@ -1,0 +1,138 @@
+//! Colours: of levels, of hosts, of headings and differences, for terminals of
+//! which the ground is not known, dark, or light.
+
+use console::Style;
+
+use crate::event::Level;
+
+/// What the colours have to be read on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Theme {
+    /// Any ground: only the colours that can be read on dark and on light.
+    #[default]
+    Default,
+    /// A dark one.
+    Dark,
+    /// A light one.
+    Light,
+}
+
+/// Colours of hosts on a dark ground, of the 256.
+const ON_DARK: [u8; 10] = [87, 120, 213, 228, 117, 215, 159, 183, 156, 223];
+
+/// Colours of hosts on a light ground.
+const ON_LIGHT: [u8; 10] = [30, 28, 90, 94, 25, 130, 24, 54, 22, 88];
+
+impl Theme {
+    /// A theme by its name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "default" => Some(Self::Default),
+            "dark" => Some(Self::Dark),
+            "light" => Some(Self::Light),
+            _ => None,
+        }
+    }
+
+    /// The style of a level in log lines.
+    #[must_use]
+    pub fn level(self, level: Level) -> Option<Style> {
+        let style = Style::new();
+        match level {
+            Level::Trace | Level::Debug => Some(match self {
+                Self::Default => style.dim(),
+                Self::Dark => style.color256(245),
+                Self::Light => style.color256(242),
+            }),
+            Level::Info => None,
+            Level::Warn => Some(match self {
+                Self::Default => style.yellow(),
+                Self::Dark => style.yellow().bright(),
+                Self::Light => style.color256(130),
+            }),
+            Level::Error | Level::Fatal => Some(self.bad().bold()),
+        }
+    }
+
+    /// The style of the host with this number: the same as long as the run
+    /// lasts, and another one than those of its neighbours.
+    #[must_use]
+    pub fn host(self, index: usize) -> Style {
+        let style = Style::new();
+        match self {
+            Self::Default => {
+                let style = match index % 5 {
+                    0 => style.cyan(),
+                    1 => style.green(),
+                    2 => style.magenta(),
+                    3 => style.yellow(),
+                    _ => style.blue(),
+                };
+                // The same five once more, which can still be told apart.
+                if index / 5 % 2 == 1 {
+                    style.bold()
+                } else {
+                    style
+                }
+            }
+            Self::Dark => style.color256(ON_DARK[index % ON_DARK.len()]),
+            Self::Light => style.color256(ON_LIGHT[index % ON_LIGHT.len()]),
+        }
+    }
+
+    /// The style of headings.
+    #[must_use]
+    pub fn heading(self) -> Style {
+        Style::new().bold()
+    }
+
+    /// The style of failures, and of lines that are missing somewhere.
+    #[must_use]
+    pub fn bad(self) -> Style {
+        match self {
+            Self::Default => Style::new().red(),
+            Self::Dark => Style::new().red().bright(),
+            Self::Light => Style::new().color256(124),
+        }
+    }
+
+    /// The style of lines that are only there.
+    #[must_use]
+    pub fn good(self) -> Style {
+        match self {
+            Self::Default => Style::new().green(),
+            Self::Dark => Style::new().green().bright(),
+            Self::Light => Style::new().color256(28),
+        }
+    }
+
+    /// The style of what is said by the way.
+    #[must_use]
+    pub fn aside(self) -> Style {
+        match self {
+            Self::Default => Style::new().cyan(),
+            Self::Dark => Style::new().cyan().bright(),
+            Self::Light => Style::new().color256(30),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ten_hosts_in_a_row_look_different() {
+        for theme in [Theme::Default, Theme::Dark, Theme::Light] {
+            for first in 0..20 {
+                let styles = (first..first + 10).map(|index| theme.host(index));
+                let styles: Vec<Style> = styles.collect();
+                for (index, style) in styles.iter().enumerate() {
+                    assert!(!styles[..index].contains(style), "{theme:?} {first}");
+                }
+            }
+            assert_eq!(theme.host(3), theme.host(3));
+        }
+    }
+}
