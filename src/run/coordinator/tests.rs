@@ -340,3 +340,188 @@ proptest! {
         }
     }
 }
+
+/// Tools that run on this machine, connected as the nodes will be: with a filter
+/// on their stdout, the coordinator's thread, and what waits for their stdin.
+fn run_tools(tools: Vec<std::process::Command>) -> Vec<(bool, String)> {
+    use crate::remote::protocol::{Filter, Names};
+    use std::io::{Read, Write};
+    use std::process::Stdio;
+    use std::sync::Mutex;
+
+    let prefix = Prefix::new([7; 8]);
+    let nodes: Vec<NodeId> = (0..tools.len()).map(NodeId).collect();
+    let names: Arc<Names> = Arc::new(nodes.iter().map(|&node| name(node)).collect());
+    let (sender, events) = unbounded();
+    let mut inboxes = Vec::new();
+    let mut readers = Vec::new();
+    for (&node, mut tool) in nodes.iter().zip(tools) {
+        tool.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = tool.spawn().expect("a tool");
+        let mut stdin = child.stdin.take().expect("piped");
+        let (inbox, texts) = unbounded::<Arc<[u8]>>();
+        inboxes.push(Some(inbox));
+        thread::spawn(move || {
+            for text in texts {
+                // It may have ended.
+                let _ = stdin.write_all(&text);
+            }
+        });
+        let mut filter = Filter::new(&prefix, Arc::clone(&names));
+        let sender = sender.clone();
+        readers.push(thread::spawn(move || {
+            let (mut out, mut buffer) = (Vec::new(), [0; 7]);
+            let mut stdout = child.stdout.take().expect("piped");
+            let tell = |event| drop(sender.send(event));
+            tell(Event::Started(node));
+            while let Ok(read @ 1..) = stdout.read(&mut buffer) {
+                let sync = |text| tell(Event::Sync(node, text));
+                let fed = filter.feed(&buffer[..read], &mut out, sync);
+                fed.expect("nothing is too long");
+            }
+            out.extend(filter.finish(|text| tell(Event::Sync(node, text))));
+            let succeeded = child.wait().expect("a child").success();
+            let end = if succeeded {
+                End::Succeeded
+            } else {
+                End::Failed
+            };
+            tell(Event::Ended(node, end));
+            (succeeded, String::from_utf8_lossy(&out).into_owned())
+        }));
+    }
+    drop(sender);
+    let inboxes = Mutex::new(inboxes);
+    let nodes = nodes.into_iter().map(|node| (node, name(node)));
+    let coordinator = Coordinator::new(prefix, nodes, false);
+    let act = move |action| {
+        let mut inboxes = inboxes.lock().expect("nobody panics");
+        match action {
+            Action::Send(node, text) => {
+                let inbox = inboxes[node.0].as_ref().expect("nothing follows the end");
+                // Its thread may have gone with the tool.
+                let _ = inbox.send(text);
+            }
+            // End of file.
+            Action::Cancel(_) => inboxes.iter_mut().for_each(|inbox| *inbox = None),
+            Action::Stop(node) => panic!("{node:?} has flooded nobody"),
+        }
+    };
+    spawn(coordinator, events, act).expect("a thread");
+    let ends = readers.into_iter();
+    ends.map(|reader| reader.join().expect("no panic"))
+        .collect()
+}
+
+/// The tool of `docs/PROTOCOL.md`.
+fn documented_tool() -> String {
+    let text = include_str!("../../../docs/PROTOCOL.md");
+    let (_, rest) = text.split_once("```sh tool\n").expect("it has one");
+    let (tool, _) = rest.split_once("```").expect("it ends");
+    tool.to_owned()
+}
+
+/// That tool, `count` times, with programs of ours in place of those that it
+/// starts: they write down what they do to `log`.
+fn documented_tools(directory: &std::path::Path, count: usize) -> Vec<std::process::Command> {
+    use std::os::unix::fs::PermissionsExt;
+    let bin = directory.join("bin");
+    std::fs::create_dir(&bin).expect("ours");
+    for (name, body) in [
+        (
+            "haproxy",
+            "echo \"check $TOOL\" >>log; [ \"$TOOL\" != \"$BAD\" ]",
+        ),
+        ("mv", ":"),
+        (
+            "systemctl",
+            "echo \"begin $TOOL\" >>log; echo \"end $TOOL\" >>log",
+        ),
+    ] {
+        let path = bin.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{body}\n")).expect("ours");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("ours");
+    }
+    let path = std::env::var("PATH").expect("there is a PATH");
+    let tools = (1..=count).map(|number| {
+        let mut tool = std::process::Command::new("sh");
+        tool.args(["-c", &documented_tool()])
+            .current_dir(directory)
+            .env("PATH", format!("{}:{path}", bin.display()))
+            .env("TOOL", number.to_string())
+            .env("BAD", "");
+        tool
+    });
+    tools.collect()
+}
+
+#[test]
+fn the_documented_tool_checks_everywhere_and_restarts_one_after_the_other() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let ends = run_tools(documented_tools(directory.path(), 5));
+    for (index, (succeeded, output)) in ends.into_iter().enumerate() {
+        assert!(succeeded, "{output}");
+        let expected = format!(
+            "all 5 nodes are prepared\nrestarted as number {} of 5\n",
+            index + 1
+        );
+        assert_eq!(output, expected);
+    }
+    let log = std::fs::read_to_string(directory.path().join("log")).expect("written");
+    let mut lines: Vec<&str> = log.lines().collect();
+    lines[..5].sort_unstable();
+    let checks = (1..=5).map(|number| format!("check {number}"));
+    let restarts = (1..=5).flat_map(|number| [format!("begin {number}"), format!("end {number}")]);
+    assert_eq!(lines, checks.chain(restarts).collect::<Vec<_>>());
+}
+
+#[test]
+fn the_documented_tool_restarts_nothing_where_one_node_fails() {
+    let directory = tempfile::tempdir().expect("tempdir");
+    let mut tools = documented_tools(directory.path(), 4);
+    for tool in &mut tools {
+        tool.env("BAD", "3");
+    }
+    let ends = run_tools(tools);
+    assert!(ends.iter().all(|(succeeded, _)| !succeeded), "{ends:?}");
+    let log = std::fs::read_to_string(directory.path().join("log")).expect("written");
+    assert!(!log.contains("begin"), "{log}");
+}
+
+#[test]
+fn tools_stay_in_step_through_many_phases() {
+    // Each phase ends when all have announced it; who sees an announcement of the
+    // next one before that says so.
+    let script = r#"
+        read -r prefix word
+        nodes=0
+        while [ "$word" != START ]; do
+            read -r tag word rest
+            [ "$word" != NODE ] || nodes=$((nodes + 1))
+        done
+        phase=0
+        while [ $phase -lt 20 ]; do
+            [ $((($phase + $TOOL) % 7)) != 0 ] || sleep 0.01
+            echo "$prefix SYNC $phase"
+            missing=$nodes
+            while [ $missing -gt 0 ]; do
+                read -r tag word node description || exit 1
+                [ "$description" = $phase ] || { echo "out of step"; exit 1; }
+                echo "$node $description"
+                missing=$((missing - 1))
+            done
+            phase=$((phase + 1))
+        done"#;
+    let tools = (0..16).map(|number| {
+        let mut tool = std::process::Command::new("sh");
+        tool.args(["-c", script]).env("TOOL", number.to_string());
+        tool
+    });
+    let ends = run_tools(tools.collect());
+    let (_, first) = &ends[0];
+    assert_eq!(first.lines().count(), 16 * 20, "{first}");
+    for (succeeded, output) in &ends {
+        assert!(succeeded, "{output}");
+        assert_eq!(output, first);
+    }
+}
