@@ -201,8 +201,8 @@ pub enum NodeEvent {
     Started,
     /// The remote command has ended; the guard is still there.
     Finished(Outcome),
-    /// Where something is left in the run directory, if anything is.
-    Left(Option<String>),
+    /// Something is left in this run directory.
+    Left(String),
     /// The lock is not (certainly) ours any more, for this reason.
     LockLost(Tree),
     /// What the commands are to read cannot be read (a local problem, not the

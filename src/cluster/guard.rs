@@ -34,8 +34,8 @@ pub(super) enum Notice {
     CommandsEnded(String),
     /// The run directory is there, or why not.
     RunDirectory(Result<String, String>),
-    /// Where something is left of it, if anything is.
-    Left(Option<String>),
+    /// Something is left in it.
+    Left(String),
     /// It has gone, as it was told.
     Gone,
 }
@@ -205,8 +205,7 @@ impl Guard {
             Answer::Ended(survivors) => notice.push(Notice::CommandsEnded(survivors)),
             Answer::RunDirectory(path) => notice.push(Notice::RunDirectory(Ok(path))),
             Answer::NoRunDirectory(reason) => notice.push(Notice::RunDirectory(Err(reason))),
-            Answer::Left(path) => notice.push(Notice::Left(Some(path))),
-            Answer::NothingLeft => notice.push(Notice::Left(None)),
+            Answer::Left(path) => notice.push(Notice::Left(path)),
             Answer::Refused(refusal) => notice.push(Notice::Refused(refusal)),
             // That it came counts as life already.
             Answer::Beat(_) => {}

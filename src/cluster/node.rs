@@ -60,8 +60,6 @@ pub enum Order {
     Close,
     /// The sync tool has failed, for this reason.
     FailTool(Tree),
-    /// Have the guard say whether anything is left in the run directory.
-    LookIntoRunDirectory,
     /// All is over.
     Release,
 }

@@ -181,11 +181,6 @@ impl<'a> Serving<'a> {
             Order::Tell(text) => self.with_ports(|ports| ports.deliver(text)),
             Order::Close => self.with_ports(CommandPorts::close),
             Order::FailTool(reason) => self.with_ports(|ports| ports.fail_tool(reason)),
-            Order::LookIntoRunDirectory => {
-                if !self.order_guard(guard::Order::LookIntoRunDirectory) {
-                    self.node.tell(NodeEvent::Left(None));
-                }
-            }
             Order::Unlock => self.let_go(Goal::Wait(Instant::now() + LEAVING)),
             Order::Release => self.let_go(Goal::Leave(Instant::now() + LEAVING)),
             // Answers to a question that has been answered.

@@ -103,10 +103,9 @@ impl Guard<'_> {
 pub enum Order {
     /// Make the run directory of this id. It is removed when the guard goes.
     MakeRunDirectory(Arc<str>),
-    /// Leave the run directory alone from now on.
+    /// Leave the run directory alone from now on, and say what is left of it in the
+    /// end.
     KeepRunDirectory,
-    /// Say whether anything is left in it.
-    LookIntoRunDirectory,
     /// The client lives.
     Beat(u64),
     /// A command is about to be started on another channel.
@@ -126,7 +125,6 @@ impl fmt::Display for Order {
         match self {
             Self::MakeRunDirectory(id) => writeln!(f, "RUNDIR {id}"),
             Self::KeepRunDirectory => writeln!(f, "KEEP"),
-            Self::LookIntoRunDirectory => writeln!(f, "LOOK"),
             Self::Beat(number) => writeln!(f, "BEAT {number}"),
             Self::Starting => writeln!(f, "STARTING"),
             Self::Started => writeln!(f, "STARTED"),
@@ -158,8 +156,6 @@ pub enum Answer {
     NoRunDirectory(String),
     /// Something is left in this run directory.
     Left(String),
-    /// Nothing is left in it.
-    NothingLeft,
     /// Something else: noise of the login shell.
     Noise(String),
 }
@@ -187,7 +183,6 @@ impl Answer {
             "RUNDIR" => Self::RunDirectory(rest.to_owned()),
             "NORUNDIR" => Self::NoRunDirectory(rest.to_owned()),
             "LEFT" => Self::Left(rest.to_owned()),
-            "NOTHING" => Self::NothingLeft,
             "ENDED" => Self::Ended(rest.to_owned()),
             "BEAT" => match rest.parse() {
                 Ok(number) => Self::Beat(number),
@@ -403,12 +398,10 @@ mod tests {
             assert_eq!(guard.answer(), Answer::Ready);
             let path = run_directory(&mut guard, &id("stays"));
             guard.order(Order::KeepRunDirectory);
-            guard.order(Order::LookIntoRunDirectory);
-            assert_eq!(guard.answer(), Answer::NothingLeft, "{shell:?}");
             std::fs::write(path.join("file"), "x").expect("ours");
-            guard.order(Order::LookIntoRunDirectory);
+            guard.order(Order::Done);
             assert_eq!(guard.answer(), Answer::Left(path.display().to_string()));
-            guard.end();
+            assert!(guard.child.wait().expect("a child").success());
             assert!(path.exists(), "{shell:?}");
             std::fs::remove_dir_all(path).expect("ours");
 

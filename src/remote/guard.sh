@@ -382,17 +382,13 @@ while IFS= read -r order; do
             ;;
         RUNDIR*) make_run_directory "${order#RUNDIR }" ;;
         KEEP) left_directory=$run_directory run_directory= ;;
-        LOOK)
-            if [ "$left_directory" ] && [ "$(ls -A "$left_directory" 2>/dev/null)" ]; then
-                say "LEFT $left_directory"
-            else
-                say "NOTHING LEFT"
-            fi
-            ;;
         DONE)
             trap '' ALRM TERM
             call_off_dog
             remove_run_directory
+            if [ "$left_directory" ] && [ "$(ls -A "$left_directory" 2>/dev/null)" ]; then
+                say "LEFT $left_directory"
+            fi
             exit 0
             ;;
     esac

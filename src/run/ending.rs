@@ -144,12 +144,15 @@ impl Run {
         });
         let Err(stop) = result else {
             self.release(Instant::now() + FAREWELL);
+            self.tell_leftovers();
+            self.outlets.flush_briefly();
             return self.status();
         };
         self.outlets.announce(&stop);
         self.tell_known_results();
         self.end_nodes();
         self.end_output();
+        self.tell_leftovers();
         if stop.has_results() && self.has_commands && !has_reported {
             self.report();
         }

@@ -21,7 +21,6 @@ mod sync;
 mod terminal;
 mod upload;
 
-use std::collections::HashMap;
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::time::Instant;
@@ -279,9 +278,8 @@ struct Run {
     loss_is_lost_lock: bool,
     /// What hosts are doing now is the last that they do: its end is theirs.
     is_last_step: bool,
-    /// Where something is left in the run directories of hosts, as far as they
-    /// have said.
-    leftovers: HashMap<NodeId, Option<String>>,
+    /// Where something is left in run directories.
+    leftovers: Vec<(NodeId, String)>,
     /// How much is told where many hosts fail.
     extent: Extent,
     /// What the run is busy with.
@@ -322,7 +320,7 @@ impl Run {
             ),
             loss_is_lost_lock: false,
             is_last_step: false,
-            leftovers: HashMap::new(),
+            leftovers: Vec::new(),
             extent: extent(&config.look),
             phase: Phase::Connect,
             results: Results::default(),
@@ -409,7 +407,7 @@ impl Run {
             NodeEvent::RunDirectory | NodeEvent::Uploaded => State::Guarded(None),
             NodeEvent::Awaiting => State::Awaiting,
             NodeEvent::Left(left) => {
-                self.leftovers.insert(node, left);
+                self.leftovers.push((node, left));
                 return Ok(());
             }
             NodeEvent::Ended(outcome) => return self.note_end(node, outcome),

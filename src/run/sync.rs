@@ -9,6 +9,7 @@ use crate::cluster::node::{Order, Protocol};
 use crate::config::{Lines, Sync};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, NodeId, Status};
+use crate::hosts::fold;
 use crate::output::{Message, summary};
 use crate::remote::place::DEFAULT_TOOL;
 use crate::remote::protocol::{Names, Prefix};
@@ -55,11 +56,7 @@ impl Run {
             keeps_run_directory,
             protocol,
         };
-        self.command(sync.tool, tool, conduct)?;
-        if keeps_run_directory {
-            self.look_for_leftovers()?;
-        }
-        Ok(())
+        self.command(sync.tool, tool, conduct)
     }
 
     /// Whether the default tool is there: on all hosts, or on none.
@@ -83,16 +80,15 @@ impl Run {
         let missing = self.nodes(is_missing);
         let found = self.nodes(|state| matches!(state, State::Guarded(_)));
         if !missing.is_empty() && !found.is_empty() {
-            let names: Vec<&str> = missing
+            let names = missing
                 .iter()
-                .map(|node| self.targets[node.0].prefix.as_str())
-                .collect();
+                .map(|node| self.targets[node.0].prefix.as_str());
             let headline = format!(
                 "the sync tool {DEFAULT_TOOL} is missing on {} out of {}",
                 missing.len(),
                 summary::nodes(missing.len() + found.len())
             );
-            self.log(Level::Fatal, Tree::new(headline).because(names.join(", ")));
+            self.log(Level::Fatal, Tree::new(headline).because(fold(names)));
             return Err(Stop::Failed(ExitStatus::Failed));
         }
         for node in &missing {
@@ -146,43 +142,26 @@ impl Run {
         })
     }
 
-    /// Says where files are left that were uploaded for the sync tool. (Who
-    /// expected them in their place shall not have to look for them.)
-    fn look_for_leftovers(&mut self) -> Result<(), Stop> {
-        let nodes = self.nodes(|state| matches!(state, State::Finished(_)));
-        for node in &nodes {
-            self.cluster.order(*node, Order::LookIntoRunDirectory);
-        }
-        while nodes
-            .iter()
-            .any(|node| self.states[node.0].is_live() && !self.leftovers.contains_key(node))
-        {
-            self.next_event(None)?;
-        }
+    /// Says where files are left that were uploaded for the sync tool, if they are.
+    /// (Who expected them in their place shall not have to look for them.)
+    pub(super) fn tell_leftovers(&self) {
         let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (node, left) in &self.leftovers {
-            if let Some(path) = left {
-                let name = self.targets[node.0].prefix.as_str();
-                places.entry(path).or_default().push(name);
-            }
+        for (node, path) in &self.leftovers {
+            let name = self.targets[node.0].prefix.as_str();
+            places.entry(path).or_default().push(name);
         }
         if places.is_empty() {
-            return Ok(());
+            return;
         }
         let headline = "the sync tool has left files in run directories; --apply or -r / \
                         puts files in place";
-        let tree = places
-            .into_iter()
-            .fold(Tree::new(headline), |tree, (path, mut names)| {
-                names.sort_unstable();
-                let count = summary::nodes(names.len());
-                tree.because(format!("{path} ({count}): {}", names.join(", ")))
-            });
+        let places = places.into_iter().map(|(path, names)| {
+            let count = summary::nodes(names.len());
+            format!("{path} ({count}): {}", fold(names))
+        });
+        let text = places.fold(Tree::new(headline), Tree::because);
         // Under -q too: without it the upload would have gone nowhere, silently.
         let level = Level::Warn;
-        self.outlets
-            .display
-            .send(Message::Log { level, text: tree });
-        Ok(())
+        self.outlets.display.send(Message::Log { level, text });
     }
 }

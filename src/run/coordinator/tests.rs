@@ -373,20 +373,20 @@ fn run_tools(tools: Vec<std::process::Command>) -> Vec<(bool, String)> {
             let (mut out, mut buffer) = (Vec::new(), [0; 7]);
             let mut stdout = child.stdout.take().expect("piped");
             let tell = |event| drop(sender.send(event));
-            tell(Event::Started(node));
+            tell(ToolEvent::Started(node));
             while let Ok(read @ 1..) = stdout.read(&mut buffer) {
-                let sync = |text| tell(Event::Sync(node, text));
+                let sync = |text| tell(ToolEvent::Sync(node, text));
                 let fed = filter.feed(&buffer[..read], &mut out, sync);
                 fed.expect("nothing is too long");
             }
-            out.extend(filter.finish(|text| tell(Event::Sync(node, text))));
+            out.extend(filter.finish(|text| tell(ToolEvent::Sync(node, text))));
             let succeeded = child.wait().expect("a child").success();
             let end = if succeeded {
-                End::Succeeded
+                ToolEnd::Succeeded
             } else {
-                End::Failed
+                ToolEnd::Failed
             };
-            tell(Event::Ended(node, end));
+            tell(ToolEvent::Ended(node, end));
             (succeeded, String::from_utf8_lossy(&out).into_owned())
         }));
     }
@@ -402,7 +402,7 @@ fn run_tools(tools: Vec<std::process::Command>) -> Vec<(bool, String)> {
                 // Its thread may have gone with the tool.
                 let _ = inbox.send(text);
             }
-            // End of file.
+            // ToolEnd of file.
             Action::Cancel(_) => inboxes.iter_mut().for_each(|inbox| *inbox = None),
             Action::Stop(node) => panic!("{node:?} has flooded nobody"),
         }
