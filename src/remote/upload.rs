@@ -79,6 +79,8 @@ impl Upload<'_> {
 pub fn likely_reason(messages: &str) -> Option<&'static str> {
     let reasons = [
         ("No space left on device", "no space left on the host"),
+        // What GNU tar says where a part of a block still fits.
+        ("Wrote only", "no space left on the host"),
         (
             "Disk quota exceeded",
             "the user's quota on the host is used up",
@@ -96,10 +98,8 @@ pub fn likely_reason(messages: &str) -> Option<&'static str> {
             "Not a directory",
             "something that is no directory is in the way",
         ),
-        (
-            "File exists",
-            "something that is no directory is in the way",
-        ),
+        // A file where a directory should be, or the other way round.
+        ("File exists", "something of another kind is in the way"),
         ("Is a directory", "a directory is where a file should be"),
         (
             "Directory not empty",
