@@ -92,8 +92,9 @@ struct Running {
 struct Flow {
     /// Main knows that the host waits for it.
     is_announced: bool,
-    /// How much had been taken when it was looked at last.
-    taken: u64,
+    /// How much the connection had taken, and how much more the host was willing
+    /// to take, when it was looked at last.
+    taken: (u64, u32),
     /// Since when nothing has been taken that was there to be taken.
     stuck_since: Instant,
 }
@@ -276,7 +277,7 @@ impl<'a> Serving<'a> {
         Running {
             upload: Some(Flow {
                 is_announced: false,
-                taken: 0,
+                taken: (0, 0),
                 stuck_since: Instant::now(),
             }),
             ..self.start(job, Source::Archive(archive))
@@ -575,9 +576,12 @@ impl Running {
         }
     }
 
-    /// Whether an upload waits for the host: to get ready, or to take more.
+    /// Whether an upload waits for the host: to get ready, to take more, or to
+    /// end when it has been sent everything.
     fn is_stuck(&self) -> bool {
-        self.process.exit().is_none() && !(self.ports.is_awaiting() && self.process.is_flushed())
+        let waits_for_us =
+            self.ports.is_awaiting() && self.process.is_flushed() && !self.ports.has_sent_archive();
+        self.process.exit().is_none() && !waits_for_us
     }
 
     /// Whether the host has just said that an upload may come.
@@ -595,7 +599,7 @@ impl Running {
             return Some(reason.clone());
         }
         let is_stuck = self.is_stuck();
-        let taken = self.process.taken();
+        let taken = (self.process.taken(), self.process.window());
         let flow = self.upload.as_mut()?;
         if !is_stuck || taken != flow.taken {
             flow.taken = taken;

@@ -182,6 +182,14 @@ impl Process {
         self.input.taken
     }
 
+    /// How many bytes more it lets us send. That grows only when it has read
+    /// some, also when all has been sent.
+    #[must_use]
+    pub fn window(&self) -> u32 {
+        let channel = self.channel.as_ref();
+        channel.map_or(0, |channel| channel.write_window().remaining)
+    }
+
     /// Whether all input that it was given so far is on its way.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
