@@ -268,7 +268,8 @@ make_run_directory() {
         say "NORUNDIR $base belongs to somebody else"
     elif [ ! -d "$base" ]; then
         say "NORUNDIR $reason"
-    elif chmod 700 "$base" && reason=$(mkdir -m 700 "$base/$1" 2>&1); then
+    # (Two targets of a run may be one machine, and then share it.)
+    elif chmod 700 "$base" && { reason=$(mkdir -m 700 "$base/$1" 2>&1) || [ -d "$base/$1" ]; }; then
         run_directory=$base/$1
         say "RUNDIR $run_directory"
     else
