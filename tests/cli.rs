@@ -207,7 +207,66 @@ fn mistakes_connect_to_nothing() {
             &["-r", "/", "-U", "missing"],
             &["error: can't upload 'missing': No such file or directory\n"],
         ),
+        (&["--diff", "-C", "true"], &["--diff", "needs --fold"]),
+        (
+            &["--json", "-q", "-C", "true"],
+            &["--json", "-q", "take one"],
+        ),
+        (
+            &["--json", "-l", "-C", "true"],
+            &["-l has nothing to group"],
+        ),
+        (&["--json", "--fold", "-C", "true"], &["leave out --fold"]),
+        (&["--json", "--tty", "-C", "true"], &["--tty", "terminal"]),
+        (&["--json", "--raw", "-C", "true"], &["--raw", "terminal"]),
+        (
+            &["--json", "--log-format", "{text}", "-C", "true"],
+            &["--log-format"],
+        ),
+        (&["--json", "--list"], &["leave out --json"]),
+        (
+            &["--fold", "-l", "-C", "true"],
+            &["-l", "--fold", "take one"],
+        ),
+        (&["--fold", "-q", "-C", "true"], &["headings", "take one"]),
+        (&["--fold", "--tty", "-C", "true"], &["--tty", "take one"]),
+        (&["-L", "-l"], &["-L runs nothing"]),
+        (&["-L", "--fold"], &["-L runs nothing"]),
+        (&["-L", "--output-dir", "kept"], &["-L runs nothing"]),
+        (
+            &["--list", "--output-dir", "kept"],
+            &["--list runs nothing"],
+        ),
+        (
+            &["--colors-dark", "--colors-light", "-C", "true"],
+            &["--colors-dark", "--colors-light"],
+        ),
+        // Formats.
+        (
+            &["--bar-format", "{done", "-C", "true"],
+            &["--bar-format '{done'", "a brace has no partner"],
+        ),
+        (
+            &["--bar-format", "{text}", "-C", "true"],
+            &["there is no {text}; there are {phase}, {done}"],
+        ),
+        (
+            &["--log-format", "{time}", "-C", "true"],
+            &["--log-format '{time}'", "it needs {text}"],
+        ),
+        (
+            &["--log-format", "{text:pink}", "-C", "true"],
+            &["'pink' is no style"],
+        ),
         // Local files, with the words of the system.
+        (
+            &["--output-dir", "bad-hosts", "-C", "true"],
+            &["can't write into the directory 'bad-hosts': File exists"],
+        ),
+        (
+            &["--output-dir", "/proc/x", "-C", "true"],
+            &["can't write into the directory '/proc/x': No such file"],
+        ),
         (
             &["-o", "./blah", "-C", "true"],
             &["error: can't open hosts file './blah': No such file or directory\n"],
@@ -308,18 +367,6 @@ fn what_is_not_built_yet_is_refused_and_not_in_the_help() {
         "--jump",
         "-A",
         "--forward-agent",
-        "--apply",
-        "-l",
-        "--serial",
-        "--grouped",
-        "--fold",
-        "--diff",
-        "--output-dir",
-        "--json",
-        "--colors-dark",
-        "--colors-light",
-        "--bar-format",
-        "--log-format",
         "--completions",
         "--man",
     ] {
@@ -369,6 +416,7 @@ fn the_short_help_is_a_page_and_the_long_one_says_everything() {
         "-g, --arg <ARG>",
         "-m, --simple",
         "--no-upload",
+        "--apply",
         "--timeout <TIME>",
         "--fail-fast",
         "-q, --quiet",

@@ -54,7 +54,9 @@ pub struct Screen {
 struct Bar {
     status: StatusBar,
     standing: Arc<Standing>,
-    is_shown: bool,
+    /// There is one, or has been until a moment ago: what stands on its line is
+    /// taken away before anything is written.
+    is_active: bool,
     /// When it was drawn last.
     drawn: Option<Instant>,
     /// When it is to be drawn next.
@@ -76,7 +78,7 @@ impl Screen {
             bar: bar.map(|(status, standing)| Bar {
                 status,
                 standing,
-                is_shown: false,
+                is_active: false,
                 drawn: None,
                 due: None,
                 frame: Vec::new(),
@@ -96,7 +98,7 @@ impl Screen {
     pub fn write(&mut self, sinks: &mut Sinks) {
         let touches_bar =
             !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
-        if touches_bar && self.bar.as_ref().is_some_and(|bar| bar.is_shown) {
+        if touches_bar && self.bar.as_ref().is_some_and(|bar| bar.is_active) {
             self.write_above_bar(sinks);
         }
         // First, for the other one is more likely to be read slowly.
@@ -173,7 +175,7 @@ impl Screen {
         if let Some(bar) = &mut self.bar {
             bar.status.forget();
             bar.due = None;
-            if bar.is_shown {
+            if std::mem::take(&mut bar.is_active) {
                 bar.take_away(&[]);
             }
         }
@@ -188,16 +190,17 @@ impl Bar {
         let columns = if columns == 0 { COLUMNS } else { columns };
         self.due = Some(now + TICK);
         let Some(line) = self.status.line(columns, now) else {
+            // There is no room for any.
             return self.take_away(above);
         };
         if !self.standing.begin() {
             // The process is about to end, and has taken the bar away.
-            self.is_shown = false;
+            self.is_active = false;
             let _ = write_all(rustix::stdio::stderr(), above);
             return;
         }
         self.frame.clear();
-        if self.is_shown {
+        if self.is_active {
             self.frame.extend_from_slice(ERASE);
         }
         self.frame.extend_from_slice(above);
@@ -206,7 +209,7 @@ impl Bar {
         // There is no place left to say that this failed.
         let _ = write_all(rustix::stdio::stderr(), &self.frame);
         recycle(&mut self.frame);
-        self.is_shown = true;
+        self.is_active = true;
         self.drawn = Some(now);
         self.standing.end(true);
     }
@@ -215,20 +218,19 @@ impl Bar {
     fn take_away(&mut self, instead: &[u8]) {
         self.frame.clear();
         let may_draw = self.standing.begin();
-        if may_draw && self.is_shown {
+        if may_draw {
             self.frame.extend_from_slice(ERASE);
         }
         self.frame.extend_from_slice(instead);
         let _ = write_all(rustix::stdio::stderr(), &self.frame);
         recycle(&mut self.frame);
-        self.is_shown = false;
         if may_draw {
-            self.standing.end(false);
+            self.standing.end(self.is_active);
         }
     }
 }
 
-/// Whether a bar stands on the terminal, for those who end the process while
+/// Whether there is a bar on the terminal, for those who end the process while
 /// the printer is busy.
 #[derive(Debug, Default)]
 pub struct Standing {
@@ -242,7 +244,8 @@ enum State {
     Hidden,
     /// It is being drawn or taken away.
     Moving,
-    Shown,
+    /// It is there, or was a moment ago and will be soon.
+    Active,
     /// There shall not be one any more.
     Over,
 }
@@ -258,11 +261,12 @@ impl Standing {
         true
     }
 
-    fn end(&self, is_shown: bool) {
+    /// The change is done: there is a bar, or may be one soon, or not.
+    fn end(&self, is_active: bool) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if *state == State::Moving {
-            *state = if is_shown {
-                State::Shown
+            *state = if is_active {
+                State::Active
             } else {
                 State::Hidden
             };
@@ -277,7 +281,7 @@ impl Standing {
             .changed
             .wait_timeout_while(state, MOVING, |state| *state == State::Moving);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let was_there = matches!(*state, State::Shown | State::Moving);
+        let was_there = matches!(*state, State::Active | State::Moving);
         *state = State::Over;
         if was_there {
             write_at_once(ERASE);

@@ -2,8 +2,9 @@
 //! in one temporary file that has no name.
 //!
 //! Used by [`super::grouped`] and [`super::folded`]. What a node said is a chain
-//! of records (a stream, and bytes), in the order in which it came; full pieces
-//! of the chain go to the file as extents, wherever that ends.
+//! of records (a stream, and bytes), in the order in which it came. It is cut into
+//! extents of a handy size, which stay in memory as long as all of them together
+//! are few, and go to the file, wherever that ends, when they are not.
 
 use std::fs::File;
 use std::io;
@@ -14,13 +15,14 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::event::{NodeId, Stream};
 
 /// What may be in memory of all nodes together before anything is spilled.
-const IN_MEMORY: usize = 4 * 1024 * 1024;
+const IN_MEMORY: usize = 2 * 1024 * 1024;
 
-/// The size of what is spilled at once; less stays in memory in any case.
+/// An extent has at least so much, and less than twice that; what is not one yet
+/// stays in memory in any case.
 const EXTENT: usize = 16 * 1024;
 
 /// The longest record.
-const RECORD: usize = 32 * 1024;
+const RECORD: usize = EXTENT - HEADER;
 
 /// What is given out at once.
 const PIECE: usize = 4 * 1024;
@@ -37,11 +39,11 @@ pub struct Store {
     spill: Option<File>,
     /// Where the file ends.
     end: u64,
-    /// Bytes in memory.
+    /// Bytes of extents in memory.
     memory: usize,
     /// Where spilling begins.
     limit: usize,
-    /// The extent that is being read.
+    /// The extent in the buffer.
     loaded: Option<(NodeId, usize)>,
     buffer: Vec<u8>,
 }
@@ -49,11 +51,27 @@ pub struct Store {
 /// The output of one node.
 #[derive(Default)]
 struct Kept {
-    extents: Vec<(u64, usize)>,
+    extents: Vec<Extent>,
     /// What follows the extents.
     tail: Vec<u8>,
     /// Where the last record of the tail begins, if it may still grow.
     last: Option<usize>,
+}
+
+/// A piece of the chain.
+enum Extent {
+    Memory(Box<[u8]>),
+    /// Where it is in the file, and how long.
+    File(u64, usize),
+}
+
+impl Extent {
+    fn length(&self) -> usize {
+        match self {
+            Self::Memory(bytes) => bytes.len(),
+            Self::File(_, length) => *length,
+        }
+    }
 }
 
 /// How far somebody has read what a node said.
@@ -84,58 +102,46 @@ impl Store {
     /// Keeps bytes of a node.
     pub fn add(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) {
         for bytes in bytes.chunks(RECORD) {
-            self.add_record(node, stream, bytes);
-            let is_full = self.nodes[node.0].tail.len() >= EXTENT;
-            if is_full && self.memory > self.limit {
-                // Without a temporary file, memory has to do.
-                let _ = self.spill(node);
+            let kept = &mut self.nodes[node.0];
+            kept.add(stream, bytes);
+            if kept.tail.len() >= EXTENT {
+                kept.last = None;
+                let extent = std::mem::take(&mut kept.tail);
+                let extent = self.put_away(extent);
+                self.nodes[node.0].extents.push(extent);
             }
         }
     }
 
-    fn add_record(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) {
-        let kept = &mut self.nodes[node.0];
-        let before = kept.tail.len();
-        let grows = kept.last.filter(|&at| {
-            kept.tail[at] == stream as u8 && length(&kept.tail[at..]) + bytes.len() <= RECORD
-        });
-        let at = grows.unwrap_or_else(|| {
-            kept.tail.push(stream as u8);
-            kept.tail.extend_from_slice(&[0; HEADER - 1]);
-            before
-        });
-        kept.tail.extend_from_slice(bytes);
-        let length = u32::try_from(kept.tail.len() - at - HEADER).unwrap_or(u32::MAX);
-        kept.tail[at + 1..at + HEADER].copy_from_slice(&length.to_le_bytes());
-        kept.last = Some(at);
-        self.memory += kept.tail.len() - before;
+    fn put_away(&mut self, bytes: Vec<u8>) -> Extent {
+        if self.memory + bytes.len() > self.limit
+            && let Ok(at) = self.spill(&bytes)
+        {
+            return Extent::File(at, bytes.len());
+        }
+        // Without a temporary file, memory has to do.
+        self.memory += bytes.len();
+        Extent::Memory(bytes.into())
     }
 
-    fn spill(&mut self, node: NodeId) -> io::Result<()> {
+    fn spill(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let file = match &mut self.spill {
             Some(file) => file,
             None => self.spill.insert(tempfile::tempfile()?),
         };
-        let kept = &mut self.nodes[node.0];
-        file.write_all_at(&kept.tail, self.end)?;
-        kept.extents.push((self.end, kept.tail.len()));
-        self.end += kept.tail.len() as u64;
-        self.memory -= kept.tail.len();
-        kept.tail = Vec::new();
-        kept.last = None;
-        Ok(())
+        let at = self.end;
+        file.write_all_at(bytes, at)?;
+        self.end += bytes.len() as u64;
+        Ok(at)
     }
 
     /// The next piece of what a node said, from where the cursor stands.
     pub fn read(&mut self, node: NodeId, cursor: &mut Cursor) -> Option<(Stream, &[u8])> {
         loop {
             let kept = &mut self.nodes[node.0];
-            let is_tail = cursor.extent == kept.extents.len();
-            let available = match kept.extents.get(cursor.extent) {
-                Some((_, length)) => *length,
-                None => kept.tail.len(),
-            };
-            if cursor.at < available {
+            let extent = kept.extents.get(cursor.extent);
+            let is_tail = extent.is_none();
+            if cursor.at < extent.map_or(kept.tail.len(), Extent::length) {
                 if is_tail {
                     // What is being read must not grow in the middle.
                     kept.last = None;
@@ -151,10 +157,10 @@ impl Store {
             cursor.skip_extent();
         }
         let kept = &self.nodes[node.0];
-        let chain = if cursor.extent == kept.extents.len() {
-            &kept.tail
-        } else {
-            &self.buffer
+        let chain = match kept.extents.get(cursor.extent) {
+            None => &kept.tail[..],
+            Some(Extent::Memory(bytes)) => bytes,
+            Some(Extent::File(..)) => &self.buffer,
         };
         let (stream, left) = cursor.record.take().unwrap_or_else(|| {
             let header = &chain[cursor.at..];
@@ -171,13 +177,15 @@ impl Store {
         Some((stream, piece))
     }
 
-    /// Reads an extent back.
+    /// Reads an extent back, if it is not in memory.
     fn load(&mut self, node: NodeId, extent: usize) -> Result<(), &'static [u8]> {
+        let Extent::File(at, length) = self.nodes[node.0].extents[extent] else {
+            return Ok(());
+        };
         if self.loaded == Some((node, extent)) {
             return Ok(());
         }
         self.loaded = None;
-        let (at, length) = self.nodes[node.0].extents[extent];
         self.buffer.resize(length, 0);
         let file = self.spill.as_ref().ok_or(LOST)?;
         file.read_exact_at(&mut self.buffer, at).map_err(|_| LOST)?;
@@ -189,20 +197,30 @@ impl Store {
     /// called after each read by whoever reads once only.
     pub fn forget(&mut self, node: NodeId, cursor: &mut Cursor) {
         let kept = &mut self.nodes[node.0];
-        let is_tail = cursor.extent == kept.extents.len();
-        if is_tail && cursor.at == kept.tail.len() {
-            self.memory -= kept.tail.len();
-            kept.tail = Vec::new();
-            kept.last = None;
-            cursor.at = 0;
+        let Some(extent) = kept.extents.get_mut(cursor.extent) else {
+            if cursor.at == kept.tail.len() {
+                kept.tail = Vec::new();
+                kept.last = None;
+                cursor.at = 0;
+            }
+            return;
+        };
+        if cursor.at < extent.length() {
+            return;
         }
-        if let Some((at, length)) = kept.extents.get(cursor.extent)
-            && cursor.at == *length
-            && let Some(file) = &self.spill
-        {
-            // Where holes cannot be made, the file just stays.
-            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = fallocate(file, hole, *at, *length as u64);
+        match extent {
+            Extent::Memory(bytes) => {
+                self.memory -= bytes.len();
+                *extent = Extent::Memory(Box::default());
+                cursor.skip_extent();
+            }
+            Extent::File(at, length) => {
+                if let Some(file) = &self.spill {
+                    // Where holes cannot be made, the file just stays.
+                    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    let _ = fallocate(file, hole, *at, *length as u64);
+                }
+            }
         }
     }
 
@@ -239,6 +257,24 @@ impl Cursor {
     }
 }
 
+impl Kept {
+    fn add(&mut self, stream: Stream, bytes: &[u8]) {
+        let end = self.tail.len();
+        let grows = self.last.filter(|&at| {
+            self.tail[at] == stream as u8 && length(&self.tail[at..]) + bytes.len() <= RECORD
+        });
+        let at = grows.unwrap_or_else(|| {
+            self.tail.push(stream as u8);
+            self.tail.extend_from_slice(&[0; HEADER - 1]);
+            end
+        });
+        self.tail.extend_from_slice(bytes);
+        let length = u32::try_from(self.tail.len() - at - HEADER).unwrap_or(u32::MAX);
+        self.tail[at + 1..at + HEADER].copy_from_slice(&length.to_le_bytes());
+        self.last = Some(at);
+    }
+}
+
 /// How many bytes a record has.
 fn length(record: &[u8]) -> usize {
     record[1..HEADER]
@@ -270,9 +306,16 @@ mod tests {
                 let bytes = [b'a' + u8::try_from(round % 26).unwrap(); 7000];
                 store.add(NodeId(node), Stream::Stdout, &bytes);
             }
-            let tails: usize = store.nodes.iter().map(|kept| kept.tail.capacity()).sum();
-            assert!(tails <= 2 * (IN_MEMORY + 3 * (EXTENT + RECORD)));
-            assert!(store.memory <= IN_MEMORY + 3 * (EXTENT + RECORD));
+            for kept in &store.nodes {
+                assert!(kept.tail.capacity() <= 4 * EXTENT);
+                let extents = kept.extents.iter();
+                assert!(
+                    extents
+                        .map(Extent::length)
+                        .all(|length| length < 2 * EXTENT)
+                );
+            }
+            assert!(store.memory <= IN_MEMORY);
         }
         assert!(store.end > 10_000_000);
         for node in 0..3 {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 
 use super::{LIMIT, Orgalorg};
 
@@ -104,6 +104,13 @@ impl OnTerminal {
         }
     }
 
+    /// Makes it as wide as this.
+    pub fn resize(&self, columns: u16) {
+        let mut size = tcgetwinsize(&self.slave).expect("the size can be read");
+        size.ws_col = columns;
+        tcsetwinsize(&self.slave, size).expect("the size can be set");
+    }
+
     /// Types something. Ctrl-C is `"\x03"`.
     pub fn type_in(&mut self, text: &str) {
         self.master
@@ -163,7 +170,8 @@ pub fn without_bar(written: &str) -> String {
         let begin = rest[..end].rfind('\n').map_or(0, |at| at + 1);
         rest.replace_range(begin..end + erased.len(), "");
     }
-    rest
+    // Erased to be sure, with nothing there.
+    rest.replace("\r\x1b[J", "")
 }
 
 impl Drop for OnTerminal {
