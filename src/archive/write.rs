@@ -54,6 +54,7 @@ pub fn write(
         options: sources.options,
         links: HashMap::new(),
         sent: Sent::default(),
+        buffer: vec![0; BUFFER],
     };
     for source in &sources.list {
         // It has been warned of these when they were checked.
@@ -69,12 +70,17 @@ pub fn write(
     Ok(writer.sent)
 }
 
+/// So much is read at once.
+const BUFFER: usize = 128 * 1024;
+
 struct Writer<'a> {
     builder: Builder<&'a mut dyn Write>,
     options: Options,
     /// Names of files that may come again under another name.
     links: HashMap<(u64, u64), PathBuf>,
     sent: Sent,
+    /// What has been read of a file.
+    buffer: Vec<u8>,
 }
 
 impl Writer<'_> {
@@ -116,7 +122,7 @@ impl Writer<'_> {
                 .map_err(ArchiveError::NotTaken)?;
         }
         self.times(&entry.metadata)?;
-        self.append(&mut header, &entry.name, &mut io::empty())
+        self.append(&mut header, &entry.name)
             .map_err(ArchiveError::NotTaken)
     }
 
@@ -131,7 +137,7 @@ impl Writer<'_> {
         self.long_name(to, EntryType::GNULongLink)
             .map_err(ArchiveError::NotTaken)?;
         header_link(&mut header, to);
-        self.append(&mut header, &entry.name, &mut io::empty())
+        self.append(&mut header, &entry.name)
             .map_err(ArchiveError::NotTaken)
     }
 
@@ -153,7 +159,9 @@ impl Writer<'_> {
             problem: None,
             listener,
         };
-        let written = self.append(&mut header, &entry.name, &mut content);
+        let written = self
+            .append(&mut header, &entry.name)
+            .and_then(|()| self.pass_on(&mut content));
         self.sent.bytes = content.sent;
         let (mut file, problem) = (content.file, content.problem);
         match (written, problem) {
@@ -193,14 +201,37 @@ impl Writer<'_> {
             .map_err(ArchiveError::NotTaken)
     }
 
-    fn append(&mut self, header: &mut Header, name: &Path, data: &mut dyn Read) -> io::Result<()> {
+    /// Writes a header; the content of a file comes after it.
+    fn append(&mut self, header: &mut Header, name: &Path) -> io::Result<()> {
         self.long_name(name, EntryType::GNULongName)?;
         let bytes = name.as_os_str().as_bytes();
         let field = &mut header.as_old_mut().name;
         let length = bytes.len().min(field.len());
         field[..length].copy_from_slice(&bytes[..length]);
         header.set_cksum();
-        self.builder.append(header, data)
+        self.builder.append(header, io::empty())
+    }
+
+    /// Writes the content of a file, filled up to whole blocks. (The builder would
+    /// do that, too, in pieces of 8 KiB.)
+    fn pass_on(&mut self, content: &mut Content<'_>) -> io::Result<()> {
+        let out = self.builder.get_mut();
+        let mut rest = 0;
+        loop {
+            match content.read(&mut self.buffer) {
+                Ok(0) => break,
+                Ok(read) => {
+                    out.write_all(&self.buffer[..read])?;
+                    rest = (rest + read) % BLOCK;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        match rest {
+            0 => Ok(()),
+            rest => out.write_all(&[0; BLOCK][rest..]),
+        }
     }
 
     /// A record before the header, for a name that does not fit into it.
@@ -228,6 +259,9 @@ impl Writer<'_> {
         self.builder.append(&header, content)
     }
 }
+
+/// What an archive is made of.
+const BLOCK: usize = 512;
 
 /// The size of the fields for names in a header.
 const FIELD: usize = 100;

@@ -292,7 +292,7 @@ fn a_file_that_goes_or_becomes_something_else_is_named() {
     assert_eq!(result.expect("an archive").bytes, 1);
 }
 
-/// Cuts the file off, or makes it longer, when half of it has been read.
+/// Cuts the file off, or makes it longer, when a part of it has been read.
 struct Meddler {
     path: PathBuf,
     length: u64,
@@ -303,7 +303,7 @@ impl Listener for Meddler {
     fn file(&mut self, _: u64, _: &Path) {}
 
     fn bytes(&mut self, sent: u64) {
-        if sent > 50_000 {
+        if sent > 0 {
             let file = fs::OpenOptions::new().write(true).open(&self.path);
             file.and_then(|file| file.set_len(self.length))
                 .expect("ours");
@@ -318,7 +318,7 @@ impl Listener for Meddler {
 fn meddled(length: u64) -> (Result<Sent, ArchiveError>, PathBuf, Vec<Warning>) {
     let zoo = tempfile::tempdir().expect("tempdir");
     let path = zoo.path().join("file");
-    fs::write(&path, vec![2; 100_000]).expect("writable");
+    fs::write(&path, vec![2; 1_000_000]).expect("writable");
     let sources = Sources::check(std::slice::from_ref(&path), PLAIN).expect("sources");
     let mut meddler = Meddler {
         path: path.clone(),
@@ -331,7 +331,7 @@ fn meddled(length: u64) -> (Result<Sent, ArchiveError>, PathBuf, Vec<Warning>) {
 
 #[test]
 fn a_file_that_shrinks_while_it_is_sent_is_an_error() {
-    let (result, path, _) = meddled(60_000);
+    let (result, path, _) = meddled(600_000);
     let error = result.expect_err("it shrank");
     assert!(
         matches!(&error, ArchiveError::Shrunk(shrunk) if *shrunk == path),
@@ -341,8 +341,8 @@ fn a_file_that_shrinks_while_it_is_sent_is_an_error() {
 
 #[test]
 fn a_file_that_grows_is_sent_with_the_size_it_had() {
-    let (result, path, warnings) = meddled(200_000);
-    assert_eq!(result.expect("an archive").bytes, 100_000);
+    let (result, path, warnings) = meddled(2_000_000);
+    assert_eq!(result.expect("an archive").bytes, 1_000_000);
     assert_eq!(warnings, [Warning::Grown(path)]);
 }
 
