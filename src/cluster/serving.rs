@@ -92,9 +92,10 @@ struct Running {
 struct Flow {
     /// Main knows that the host waits for it.
     is_announced: bool,
-    /// How much the connection had taken, and how much more the host was willing
-    /// to take, when it was looked at last.
-    taken: (u64, u32),
+    /// How much the connection had taken, how much more the host was willing to
+    /// take, and, of the last of it, how much was on the way, when it was looked
+    /// at last.
+    taken: (u64, u32, i32),
     /// Since when nothing has been taken that was there to be taken.
     stuck_since: Instant,
 }
@@ -277,7 +278,7 @@ impl<'a> Serving<'a> {
         Running {
             upload: Some(Flow {
                 is_announced: false,
-                taken: (0, 0),
+                taken: (0, 0, 0),
                 stuck_since: Instant::now(),
             }),
             ..self.start(job, Source::Archive(archive))
@@ -447,7 +448,8 @@ impl<'a> Serving<'a> {
         if running.announces_upload() {
             self.node.tell(NodeEvent::Awaiting);
         }
-        let upload_problem = running.upload_problem(now, self.node.settings.liveness.send_timeout);
+        let upload_problem =
+            running.upload_problem(now, self.node.settings.liveness.send_timeout, &self.session);
         let is_over = running.process.is_over();
         let exit = running.process.exit().filter(|_| is_over).cloned();
         let is_given_up = running
@@ -594,12 +596,20 @@ impl Running {
     }
 
     /// Why an upload cannot go on, if that is so.
-    fn upload_problem(&mut self, now: Instant, send_timeout: Duration) -> Option<Tree> {
+    fn upload_problem(
+        &mut self,
+        now: Instant,
+        send_timeout: Duration,
+        session: &Session,
+    ) -> Option<Tree> {
         if let Some(reason) = self.ports.broken_archive() {
             return Some(reason.clone());
         }
         let is_stuck = self.is_stuck();
-        let taken = (self.process.taken(), self.process.window());
+        // The end of it may take its time on a slow link.
+        let is_all_sent = self.ports.has_sent_archive();
+        let on_the_way = if is_all_sent { session.on_the_way() } else { 0 };
+        let taken = (self.process.taken(), self.process.window(), on_the_way);
         let flow = self.upload.as_mut()?;
         if !is_stuck || taken != flow.taken {
             flow.taken = taken;

@@ -477,6 +477,18 @@ impl Session {
         self.lost.as_ref().map(|(reason, _)| reason)
     }
 
+    /// How many bytes of what was sent have not arrived yet, as far as the system
+    /// knows.
+    #[must_use]
+    #[expect(unsafe_code, reason = "there is no other way to ask for it")]
+    pub fn on_the_way(&self) -> i32 {
+        let mut bytes = 0;
+        let socket = self.socket.as_raw_fd();
+        // SAFETY: the descriptor is open, and one int is written.
+        let answer = unsafe { nix::libc::ioctl(socket, nix::libc::TIOCOUTQ, &raw mut bytes) };
+        if answer == 0 { bytes } else { 0 }
+    }
+
     /// The host has shown life.
     pub fn heard(&mut self, now: Instant) {
         self.last_heard = now;
