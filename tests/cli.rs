@@ -232,7 +232,6 @@ fn mistakes_connect_to_nothing() {
         (&["--fold", "--tty", "-C", "true"], &["--tty", "take one"]),
         (&["-L", "-l"], &["-L runs nothing"]),
         (&["-L", "--fold"], &["-L runs nothing"]),
-        (&["-L", "--output-dir", "kept"], &["-L runs nothing"]),
         (
             &["--list", "--output-dir", "kept"],
             &["--list runs nothing"],
@@ -355,6 +354,15 @@ fn mistakes_connect_to_nothing() {
     });
     let log = quiet.log();
     assert_eq!(log.matches("Connection from").count(), 1, "{log}");
+}
+
+#[test]
+fn whoever_only_holds_locks_has_no_output_to_arrange() {
+    for words in [&["-l"][..], &["--fold"], &["--output-dir", "kept"]] {
+        alone(&[&["-o", "web1", "-L"], words].concat())
+            .code(2)
+            .says("-L runs nothing");
+    }
 }
 
 #[test]
