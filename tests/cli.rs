@@ -230,8 +230,6 @@ fn mistakes_connect_to_nothing() {
         ),
         (&["--fold", "-q", "-C", "true"], &["headings", "take one"]),
         (&["--fold", "--tty", "-C", "true"], &["--tty", "take one"]),
-        (&["-L", "-l"], &["-L runs nothing"]),
-        (&["-L", "--fold"], &["-L runs nothing"]),
         (
             &["--list", "--output-dir", "kept"],
             &["--list runs nothing"],
