@@ -592,3 +592,40 @@ fn log_lines_and_colours_are_as_the_user_wants_them() {
     ];
     assert_eq!(colored("--colors-light"), light);
 }
+
+#[test]
+fn a_verbose_run_says_what_is_needed_to_find_out_why_a_host_does_not_connect() {
+    let run = |options: &[&str]| {
+        let words = [options, &["-C", "true"]].concat();
+        on_shared(&words).run().stderr()
+    };
+    let said = run(&["-v"]);
+    for part in [
+        "[DEBUG] [root@web1:22] connecting to 10.",
+        "[DEBUG] [root@web1:22] connected after 0.",
+        "[DEBUG] [root@web1:22] server SSH-2.0-OpenSSH_",
+        "; curve25519-sha256, ssh-ed25519, chacha20-poly1305@openssh.com, ",
+        "; keys exchanged after ",
+        "[DEBUG] [root@web1:22] host key ssh-ed25519 SHA256:",
+        "/known_hosts:1\n",
+        "[DEBUG] [root@web1:22] server offers publickey,",
+        "[DEBUG] [root@web1:22] key /",
+        "): accepted\n",
+        "[DEBUG] [root@web1:22] logged in after ",
+        "[DEBUG] [root@web1:22] ended after ",
+    ] {
+        assert!(said.contains(part), "{part:?} in\n{said}");
+    }
+    assert!(!said.contains("[TRACE]"), "{said}");
+    let said = run(&["-vv", "-o", "nobody@web1", "-o", "web2:1"]);
+    for part in [
+        "[TRACE] [root@web1:22] we offer as key exchange: curve25519-sha256,",
+        "[TRACE] [root@web1:22] is ready\n",
+        "): not accepted\n",
+        "[DEBUG] [nobody@web1:22] ended: not authenticated: permission denied",
+        "[DEBUG] [root@web2:1] no connection to 10.",
+        "s: connection refused\n",
+    ] {
+        assert!(said.contains(part), "{part:?} in\n{said}");
+    }
+}

@@ -257,7 +257,14 @@ impl Node {
                 log.log(Level::Warn, warning);
                 Ok((session, None))
             }
-            Judgement::Unknown => Ok((session, Some(key))),
+            Judgement::Unknown => {
+                let text = format!(
+                    "host key {} {} is not known",
+                    key.algorithm, key.fingerprint
+                );
+                log.log(Level::Debug, text.into());
+                Ok((session, Some(key)))
+            }
             Judgement::Refused(reason) => refused(reason),
         }
     }
@@ -285,7 +292,11 @@ impl Node {
         let node = self.target.node();
         let log = self.display.about(&node);
         let credentials = &self.settings.credentials;
-        auth::log_in(session, &self.target.user, credentials, patience, &log)
+        let begun = Instant::now();
+        auth::log_in(session, &self.target.user, credentials, patience, &log)?;
+        let text = format!("logged in after {:.3}s", begun.elapsed().as_secs_f64());
+        log.log(Level::Debug, text.into());
+        Ok(())
     }
 
     fn interrupted(&self, interrupted: Interrupted, when: &str) -> Outcome {

@@ -391,6 +391,14 @@ impl Run {
     }
 
     fn note(&mut self, node: NodeId, event: NodeEvent) -> Result<(), Stop> {
+        if self.outlets.display.enabled(Level::Trace)
+            && let Some(step) = name_of(&event)
+        {
+            self.log(
+                Level::Trace,
+                format!("{} {step}", self.targets[node.0].node()),
+            );
+        }
         let state = match event {
             NodeEvent::Connected | NodeEvent::Unlocked => State::Connected,
             NodeEvent::UnknownHostKey(key) => {
@@ -469,12 +477,15 @@ impl Run {
 
     fn log_end(&self, node: NodeId, outcome: &Outcome) {
         if self.outlets.display.enabled(Level::Debug) {
-            let text = format!(
-                "{} ended after {:.3}s: {}",
-                self.targets[node.0].node(),
-                outcome.duration.as_secs_f64(),
-                summary::cause(outcome),
-            );
+            let node = self.targets[node.0].node();
+            let cause = summary::cause(outcome);
+            let text = if outcome.duration.is_zero() {
+                // Nothing has run there.
+                format!("{node} ended: {cause}")
+            } else {
+                let seconds = outcome.duration.as_secs_f64();
+                format!("{node} ended after {seconds:.3}s: {cause}")
+            };
             self.log(Level::Debug, text);
         }
     }
@@ -489,5 +500,19 @@ impl Run {
         self.results.lost_locks.insert(node, tree.clone());
         self.log(Level::Error, tree);
         Err(Stop::LockLost)
+    }
+}
+
+/// What a node has got to, for `-vv`. The other events are told in words of
+/// their own.
+fn name_of(event: &NodeEvent) -> Option<&'static str> {
+    match event {
+        NodeEvent::Connected => Some("is ready"),
+        NodeEvent::Guarded(Some(_)) => Some("is locked"),
+        NodeEvent::Guarded(None) => Some("is watched over, without a lock"),
+        NodeEvent::Refused(_) => Some("is not locked"),
+        NodeEvent::Unlocked => Some("is unlocked"),
+        NodeEvent::Started => Some("has started the command"),
+        _ => None,
     }
 }

@@ -92,6 +92,7 @@ pub fn log_in(
         tried: Vec::new(),
     };
     let mut methods = attempt.methods()?;
+    attempt.log_banner();
     let mut keys = credentials.keys.iter();
     let mut password = credentials.password.as_ref();
     let mut agent = None;
@@ -154,6 +155,16 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn is_in(&self) -> bool {
         self.session.inner().authenticated()
+    }
+
+    /// What the server says to everybody before the login.
+    fn log_banner(&self) {
+        if self.log.enabled(Level::Debug)
+            && let Ok(Some(banner)) = self.session.inner().userauth_banner()
+        {
+            let text = format!("server says: {}", banner.trim_end());
+            self.log.log(Level::Debug, text.into());
+        }
     }
 
     fn methods(&mut self) -> Result<Methods, AuthError> {

@@ -50,6 +50,13 @@ pub fn connect(
             format!("looking up '{host}' took all the time there was").into(),
         ));
     }
+    if addresses.len() > 1 {
+        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        log.log(
+            Level::Debug,
+            format!("'{host}' is {}", all.join(", ")).into(),
+        );
+    }
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
         log.log(Level::Debug, format!("connecting to {address}").into());
@@ -60,16 +67,26 @@ pub fn connect(
             deadline: now + share,
             ..*patience
         };
-        match connect_to(*address, &patience) {
-            Ok(stream) => return Ok(stream),
-            Err(ConnectError::Failed(reason)) => failures.push((address, reason)),
+        let reason = match connect_to(*address, &patience) {
+            Ok(stream) => {
+                log.log(Level::Debug, format!("connected {}", after(now)).into());
+                return Ok(stream);
+            }
+            Err(ConnectError::Failed(reason)) => reason,
             Err(ConnectError::Interrupted(Interrupted::TimedOut)) if addresses.len() > 1 => {
-                failures.push((address, timed_out(share)));
+                timed_out(share)
             }
             Err(ConnectError::Interrupted(reason)) => {
                 return Err(ConnectError::Interrupted(reason));
             }
-        }
+        };
+        let text = format!(
+            "no connection to {address} {}: {}",
+            after(now),
+            reason.flat()
+        );
+        log.log(Level::Debug, text.into());
+        failures.push((address, reason));
     }
     Err(ConnectError::Failed(match <[_; 1]>::try_from(failures) {
         Ok([(_, reason)]) => reason,
@@ -78,6 +95,11 @@ pub fn connect(
             |tree, (address, reason)| tree.because(Tree::new(address.to_string()).because(reason)),
         ),
     }))
+}
+
+/// `after 0.042s`
+fn after(begun: Instant) -> String {
+    format!("after {:.3}s", begun.elapsed().as_secs_f64())
 }
 
 fn look_up_failed(host: &str, error: &io::Error) -> Tree {

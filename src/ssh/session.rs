@@ -241,6 +241,8 @@ pub struct Liveness {
 pub struct Session {
     inner: ssh2::Session,
     socket: Arc<TcpStream>,
+    /// The types of host keys that we take, the known ones first.
+    host_keys: String,
     liveness: Liveness,
     last_heard: Instant,
     last_probe: Instant,
@@ -287,6 +289,7 @@ impl Session {
         Ok(Self {
             inner,
             socket,
+            host_keys,
             liveness,
             last_heard: now,
             last_probe: now,
@@ -309,6 +312,10 @@ impl Session {
         patience: &Patience<'_>,
         log: &dyn Log,
     ) -> Result<(), SessionError> {
+        let begun = Instant::now();
+        if log.enabled(Level::Trace) {
+            self.log_preferences(log);
+        }
         loop {
             match self.inner.handshake() {
                 Ok(()) => break,
@@ -322,16 +329,30 @@ impl Session {
             log.log(
                 Level::Debug,
                 format!(
-                    "server {}; {}, {}, {}",
+                    "server {}; {}, {}, {}, {}; keys exchanged after {:.3}s",
                     String::from_utf8_lossy(banner),
                     method(MethodType::Kex),
                     method(MethodType::HostKey),
                     method(MethodType::CryptCs),
+                    method(MethodType::MacCs),
+                    begun.elapsed().as_secs_f64(),
                 )
                 .into(),
             );
         }
         Ok(())
+    }
+
+    /// What we offer to the server, in our order.
+    fn log_preferences(&self, log: &dyn Log) {
+        for (what, list) in [
+            ("key exchange", KEX),
+            ("host keys", self.host_keys.as_str()),
+            ("ciphers", CIPHERS),
+            ("MACs", MACS),
+        ] {
+            log.log(Level::Trace, format!("we offer as {what}: {list}").into());
+        }
     }
 
     /// Why a handshake failed. While keys are exchanged libssh2 does not tell a
