@@ -116,7 +116,7 @@ fn lost_before_the_start() {
         });
         hosts.host("web2").drop_connections();
         wait_until("the loss is noticed", LIMIT, || {
-            running.stderr().contains("ended after")
+            running.stderr().contains("[root@web2:22] ended: ")
         });
         hosts.host("web3").thaw();
         let mut finished = running.finish();

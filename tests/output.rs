@@ -22,9 +22,13 @@ use support::{LIMIT, orgalorg, program, targets};
 /// Hosts for all tests that do nothing to them.
 static HOSTS: LazyLock<Hosts> = LazyLock::new(|| Hosts::start(3));
 
-/// `-o` for each of the first hosts, and more words.
+/// `-o` for each of the first hosts, and more words. Those that several tests use
+/// at once cannot be locked.
 fn on(hosts: &Hosts, count: usize, words: &[&str]) -> Vec<String> {
     let mut arguments: Vec<String> = targets(hosts).into_iter().take(2 * count).collect();
+    if std::ptr::eq(hosts, &*HOSTS) {
+        arguments.push("-y".to_owned());
+    }
     arguments.extend(words.iter().map(|&word| word.to_owned()));
     arguments
 }

@@ -426,11 +426,15 @@ impl<'a> Serving<'a> {
         if running.ending.is_none() && self.guard.as_ref().is_none_or(knows) {
             running.process.hold(false);
         }
-        step.add(
-            running
-                .process
-                .step(&mut self.session, &mut running.ports)?,
-        );
+        match running.process.step(&mut self.session, &mut running.ports) {
+            Ok(moved) => step.add(moved),
+            // It never started, and the guard is there to be let go properly.
+            Err(SessionError::Refused(reason)) => {
+                self.finish_command(Outcome::failed(Status::Refused, reason), true, step);
+                return Ok(());
+            }
+            Err(lost) => return Err(lost),
+        }
         if running.started.is_none() && running.process.has_started() {
             running.started = Some(now);
             if let Some(guard) = &mut self.guard {
@@ -464,25 +468,7 @@ impl<'a> Serving<'a> {
                 (None, Some(exit)) => running.ended(exit),
                 (None, None) => Outcome::cancelled(),
             };
-            running.ports.finish(by_itself);
-            running.ports.ended(match outcome.status {
-                Status::Ok => ToolEnd::Succeeded,
-                _ => ToolEnd::Failed,
-            });
-            if let Some(guard) = self.guard.as_mut().filter(|_| by_itself) {
-                guard.order(guard::Order::Finished);
-                step.progress = true;
-            }
-            let is_upload = running.upload.is_some();
-            if let Some(running) = self.running.take() {
-                self.abandoned.push(running.process);
-            }
-            self.node
-                .tell(if is_upload && outcome.status == Status::Ok {
-                    NodeEvent::Uploaded
-                } else {
-                    NodeEvent::Finished(outcome)
-                });
+            self.finish_command(outcome, by_itself, step);
         } else if running.ending.is_some() {
             // It is on its way.
         } else if let Some(reason) = upload_problem {
@@ -502,6 +488,30 @@ impl<'a> Serving<'a> {
             step.progress = true;
         }
         Ok(())
+    }
+
+    /// What ran has ended, by itself or not.
+    fn finish_command(&mut self, outcome: Outcome, by_itself: bool, step: &mut Step) {
+        let Some(mut running) = self.running.take() else {
+            return;
+        };
+        running.ports.finish(by_itself);
+        running.ports.ended(match outcome.status {
+            Status::Ok => ToolEnd::Succeeded,
+            _ => ToolEnd::Failed,
+        });
+        if let Some(guard) = self.guard.as_mut().filter(|_| by_itself) {
+            guard.order(guard::Order::Finished);
+            step.progress = true;
+        }
+        let is_upload = running.upload.is_some();
+        self.abandoned.push(running.process);
+        self.node
+            .tell(if is_upload && outcome.status == Status::Ok {
+                NodeEvent::Uploaded
+            } else {
+                NodeEvent::Finished(outcome)
+            });
     }
 
     /// Keeps the connection alive and, if nothing has moved, sleeps until

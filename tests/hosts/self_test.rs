@@ -216,7 +216,9 @@ fn passwords_work_with_and_without_pam() {
         assert_eq!(output_of(right.arg("id -un")), "ops");
         let mut wrong = hosts.ssh_with_password("ops", "wrong", host);
         assert_eq!(wrong.arg("true").output().unwrap().status.code(), Some(255));
-        assert!(host.log().contains("Failed "), "{}", host.log());
+        wait_until("sshd to say so", Duration::from_secs(20), || {
+            host.log().contains("Failed ")
+        });
     }
 }
 
