@@ -337,8 +337,8 @@ pub(super) struct Args {
     /// Status bar: default, dark, light, or a template
     ///
     /// Text with {phase}, {done}, {total}, {failed}, {bar}, {percent},
-    /// {transfer}, {rate}, {elapsed}; {failures} and {marks} are empty while
-    /// nothing has failed. {phase:red.bold} gives a style.
+    /// {transfer}, {rate}, {clock}, {elapsed}; {failures} and {marks} are empty
+    /// while nothing has failed. {phase:red.bold} gives a style.
     #[arg(long, value_name = "FORMAT", help_heading = "Output")]
     pub(super) bar_format: Option<String>,
 

@@ -14,16 +14,17 @@ use crate::output::theme::Theme;
 use crate::output::{Phase, Progress};
 
 /// What a template for the bar may have in it.
-const KEYS: [&str; 11] = [
-    "phase", "done", "total", "failed", "failures", "marks", "bar", "transfer", "percent", "rate",
-    "elapsed",
+const KEYS: [&str; 12] = [
+    "phase", "done", "total", "failed", "failures", "marks", "bar", "percent", "transfer", "rate",
+    "clock", "elapsed",
 ];
 
 /// From the widest to the narrowest; the first that fits is taken.
-const DEFAULTS: [&str; 5] = [
-    "{phase} {bar} {done}/{total}{failures}{transfer}  {elapsed}",
-    "{phase} {done}/{total}{failures}{transfer}  {elapsed}",
-    "{phase} {done}/{total}{failures}{transfer}",
+const DEFAULTS: [&str; 6] = [
+    "{phase} {bar} {done}/{total}{failures}{transfer}{clock}",
+    "{phase} {done}/{total}{failures}{transfer}{clock}",
+    "{phase} {done}/{total}{failures} {percent}{clock}",
+    "{phase} {done}/{total}{failures} {percent}",
     "{phase} {done}/{total}{marks} {percent}",
     "{phase} {done}/{total}{marks}",
 ];
@@ -142,12 +143,16 @@ impl StatusBar {
                 Some(rate) => (format!("{}/s", size(rate)), None),
                 None => (String::new(), None),
             },
-            "elapsed" => {
-                let since = self.since.unwrap_or(now);
-                (time(now.saturating_duration_since(since)), None)
-            }
+            "elapsed" => (self.elapsed(now), None),
+            // Beside a time that is left it would only confuse.
+            "clock" if progress.bytes.is_none() => (format!("  {}", self.elapsed(now)), None),
             _ => (String::new(), None),
         }
+    }
+
+    fn elapsed(&self, now: Instant) -> String {
+        let since = self.since.unwrap_or(now);
+        time(now.saturating_duration_since(since))
     }
 
     fn bar(&self, progress: &Progress) -> String {
@@ -293,7 +298,7 @@ mod tests {
         for (columns, expected) in [
             (80, "CONNECT ━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄┄ 10/40  2 failed  1:02"),
             (40, "CONNECT 10/40  2 failed  1:02"),
-            (28, "CONNECT 10/40  2 failed"),
+            (28, "CONNECT 10/40  2 failed 25%"),
             (22, "CONNECT 10/40 !2 25%"),
             (20, "CONNECT 10/40 !2"),
             (12, "CONNECT 10…"),
@@ -310,7 +315,7 @@ mod tests {
         let (mut bar, begun) = (bar(), Instant::now());
         bar.update(uploading(0), begun);
         let line = |bar: &StatusBar, now| bar.line(100, now).unwrap();
-        assert!(line(&bar, begun).contains(" 0/40  0 B of 200.0 MB  0:00"));
+        assert!(line(&bar, begun).ends_with(" 0/40  0 B of 200.0 MB"));
         for second in 1..=10 {
             let now = begun + Duration::from_secs(second);
             bar.update(uploading(second * 10 * MB), now);
@@ -318,8 +323,9 @@ mod tests {
         let now = begun + Duration::from_secs(10);
         assert_eq!(
             line(&bar, now),
-            "UPLOAD ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 0/40  100.0 MB of 200.0 MB  10.0 MB/s  0:10 left  0:10"
+            "UPLOAD ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 0/40  100.0 MB of 200.0 MB  10.0 MB/s  0:10 left"
         );
+        assert_eq!(bar.line(30, now).unwrap(), "UPLOAD 0/40 50%");
         // Nothing comes any more: the rate goes down.
         let later = line(&bar, now + Duration::from_secs(5));
         assert!(later.contains("  5.0 MB/s  0:20 left"), "{later}");
