@@ -9,6 +9,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 
+use console::Style;
 use openssl::sha::Sha256;
 use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices, group_diff_ops};
 
@@ -252,13 +253,19 @@ impl Folded {
                 '+' => Some(theme.good()),
                 _ => None,
             };
-            match style {
-                Some(style) if is_colored => {
-                    out.extend_from_slice(paint(&style, &sign.to_string()).as_bytes());
-                }
-                _ => out.extend_from_slice(sign.to_string().as_bytes()),
+            let style = style.filter(|_| is_colored);
+            let (open, close) = style.map(|style| brush(&style)).unwrap_or_default();
+            // A line with colours of its own keeps them.
+            let is_plain = !text.contains(&0x1b);
+            out.extend_from_slice(open.as_bytes());
+            out.extend_from_slice(sign.to_string().as_bytes());
+            if !is_plain {
+                out.extend_from_slice(close.as_bytes());
             }
             self.options.safe_into(stream, text, out);
+            if is_plain {
+                out.extend_from_slice(close.as_bytes());
+            }
             out.push(b'\n');
         };
         for op in hunk {
@@ -271,6 +278,13 @@ impl Folded {
             new[new_lines].iter().for_each(|text| line('+', text));
         }
     }
+}
+
+/// What stands before and after a text in a style.
+fn brush(style: &Style) -> (String, String) {
+    let painted = paint(style, "x");
+    let (open, close) = painted.split_once('x').unwrap_or_default();
+    (open.to_owned(), close.to_owned())
 }
 
 /// `@@ -1,3 +1,4 @@`, as diff(1) counts.
@@ -559,7 +573,7 @@ web02 (1 host)
         assert_eq!(
             stdout,
             "\x1b[1mweb[01-02] (2 hosts)\x1b[0m\na^[[2J\n\n\x1b[1mweb03 (1 host)\x1b[0m\n\
-             \x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-\x1b[0ma^[[2J\n\x1b[32m+\x1b[0mb\n"
+             \x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-\x1b[0ma^[[2J\n\x1b[32m+b\x1b[0m\n"
         );
     }
 }

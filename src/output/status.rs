@@ -166,7 +166,7 @@ impl StatusBar {
         format!("{}{}", "━".repeat(full), "┄".repeat(BAR - full))
     }
 
-    /// `  12.3 MB of 200.0 MB  3.1 MB/s  0:30 left`
+    /// `  12.3 MiB of 200.0 MiB  3.1 MiB/s  0:30 left`
     fn transfer(&self, progress: &Progress, now: Instant) -> String {
         let Some((done, total)) = progress.bytes else {
             return String::new();
@@ -209,20 +209,20 @@ fn fraction(progress: &Progress) -> f64 {
     }
 }
 
-/// `12.3 MB`
+/// `12.3 MiB`
 fn size(bytes: f64) -> String {
     let mut value = bytes;
-    let mut units = ["B", "kB", "MB", "GB", "TB"].into_iter();
+    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
     let mut unit = units.next().unwrap_or_default();
     for next in units {
         if value < 999.5 {
             break;
         }
-        value /= 1000.0;
+        value /= 1024.0;
         unit = next;
     }
     match unit {
-        "B" | "kB" => format!("{value:.0} {unit}"),
+        "B" | "KiB" => format!("{value:.0} {unit}"),
         _ => format!("{value:.1} {unit}"),
     }
 }
@@ -255,7 +255,7 @@ impl Phase {
 mod tests {
     use super::*;
 
-    const MB: u64 = 1_000_000;
+    const MIB: u64 = 1024 * 1024;
 
     fn progress(phase: Phase, done: usize, failed: usize) -> Progress {
         Progress {
@@ -269,7 +269,7 @@ mod tests {
 
     fn uploading(bytes: u64) -> Progress {
         Progress {
-            bytes: Some((bytes, 200 * MB)),
+            bytes: Some((bytes, 200 * MIB)),
             ..progress(Phase::Upload, 0, 0)
         }
     }
@@ -315,20 +315,20 @@ mod tests {
         let (mut bar, begun) = (bar(), Instant::now());
         bar.update(uploading(0), begun);
         let line = |bar: &StatusBar, now| bar.line(100, now).unwrap();
-        assert!(line(&bar, begun).ends_with(" 0/40  0 B of 200.0 MB"));
+        assert!(line(&bar, begun).ends_with(" 0/40  0 B of 200.0 MiB"));
         for second in 1..=10 {
             let now = begun + Duration::from_secs(second);
-            bar.update(uploading(second * 10 * MB), now);
+            bar.update(uploading(second * 10 * MIB), now);
         }
         let now = begun + Duration::from_secs(10);
         assert_eq!(
             line(&bar, now),
-            "UPLOAD ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 0/40  100.0 MB of 200.0 MB  10.0 MB/s  0:10 left"
+            "UPLOAD ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 0/40  100.0 MiB of 200.0 MiB  10.0 MiB/s  0:10 left"
         );
         assert_eq!(bar.line(30, now).unwrap(), "UPLOAD 0/40 50%");
         // Nothing comes any more: the rate goes down.
         let later = line(&bar, now + Duration::from_secs(5));
-        assert!(later.contains("  5.0 MB/s  0:20 left"), "{later}");
+        assert!(later.contains("  5.0 MiB/s  0:20 left"), "{later}");
     }
 
     #[test]
@@ -336,11 +336,11 @@ mod tests {
         let (mut bar, begun) = (bar(), Instant::now());
         let mut bytes = 0;
         for tenth in 0..=400 {
-            bytes += if tenth < 200 { MB } else { MB / 10 };
+            bytes += if tenth < 200 { MIB } else { MIB / 10 };
             bar.update(uploading(bytes), begun + Duration::from_millis(100 * tenth));
         }
         let now = begun + Duration::from_secs(40);
-        assert_eq!(bar.value("rate", &uploading(bytes), now).0, "1.0 MB/s");
+        assert_eq!(bar.value("rate", &uploading(bytes), now).0, "1.0 MiB/s");
         assert!(bar.samples.len() < 30);
     }
 
