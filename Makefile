@@ -45,7 +45,7 @@ dependencies:
 	@tests/install-dependencies
 
 bench-dependencies:
-	@tests/install-dependencies pdsh
+	@tests/install-dependencies pdsh clush:clustershell parallel-scp:pssh
 
 # Needs cargo-deny and the network.
 audit:

@@ -47,6 +47,12 @@ fn main() {
     {
         return bare_loop(&arguments[at + 1..]);
     }
+    if let Some(at) = arguments
+        .iter()
+        .position(|argument| argument == "bare-send")
+    {
+        return bare_send(&arguments[at + 1..]);
+    }
     let wanted = arguments
         .get(1)
         .filter(|argument| !argument.starts_with('-'));
@@ -93,8 +99,28 @@ fn main() {
             ],
         );
     }
+    if is_wanted("upload") {
+        upload();
+    }
     let hosts = Hosts::start(1);
     let bench = Bench::new(&hosts);
+    if is_wanted("into") {
+        let file = hosts.home().join("file");
+        std::fs::write(&file, text(1 << 30)).expect("the client's home can be written");
+        bench.row(
+            "1 GiB into one host",
+            1,
+            "",
+            &[
+                bench.upload("orgalorg", &[]),
+                bench.senders("bare libssh2 loop"),
+                bench.script("scp", SCP),
+            ],
+        );
+        // The hosts live in memory.
+        std::fs::remove_file(file).expect("it was there");
+        hosts[0].run_ok("rm -rf /root/up");
+    }
     if is_wanted("bulk") {
         let command = "head -c 1G /dev/zero";
         let bytes = 1 << 30;
@@ -124,6 +150,62 @@ fn main() {
     if is_wanted("late") {
         late_host();
     }
+}
+
+/// Parallel `scp`: one for each host.
+const SCP: &str = "for host in $hosts; do scp -q \"$@\" file \"root@$host:up/\" & done; wait";
+
+/// `parallel-scp` of pssh, which asks ssh's configuration for the rest.
+const PSSH: &str = "parallel-scp -p 64 -l root $(printf ' -x %s' \"$@\") \
+                    $(printf ' -H %s' $hosts) file up/file";
+
+/// `clush` of ClusterShell.
+const CLUSH: &str = "clush -q -l root -w $(echo $hosts | tr ' ' ,) -o \"$*\" -c file --dest up/";
+
+/// Files into 8 hosts.
+fn upload() {
+    let hosts = Hosts::start(8);
+    let bench = Bench::new(&hosts);
+    std::fs::write(hosts.home().join("file"), text(200_000_000))
+        .expect("the client's home can be written");
+    bench.row(
+        "200 MB of text to 8 hosts",
+        1,
+        "",
+        &[
+            bench.upload("orgalorg", &[]),
+            bench.upload("orgalorg --compress=zstd", &["--compress=zstd"]),
+            bench.upload("orgalorg --compress", &["--compress"]),
+            bench.senders("bare libssh2 loop × 8"),
+            bench.script("scp × 8", SCP),
+            bench.script("parallel-scp", PSSH),
+            bench.script("clush -c", CLUSH),
+        ],
+    );
+}
+
+/// Lines as they stand in a log: half known, half new.
+fn text(size: usize) -> Vec<u8> {
+    let mut text = Vec::with_capacity(size + 200);
+    let mut number = 1_u32;
+    while text.len() < size {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (user, time) = (number >> 20, number % 86_400);
+        let line = format!(
+            "2026-01-31 {:02}:{:02}:{:02} web{} app[{user}]: request {number:08x} from 10.0.{}.{} \
+             took {} ms\n",
+            time / 3600,
+            time / 60 % 60,
+            time % 60,
+            number >> 29,
+            number >> 24,
+            number >> 16 & 255,
+            number >> 10 & 1023,
+        );
+        text.extend_from_slice(line.as_bytes());
+    }
+    text.truncate(size);
+    text
 }
 
 /// With one of 64 hosts answering late: when is the first line of the others
@@ -240,6 +322,63 @@ impl<'a> Bench<'a> {
                 let mut client = hosts.client("sh");
                 client.args(["-c", script, "sh", command, &hosts.names().join(" ")]);
                 client.args(hosts.ssh_args());
+                client
+            }),
+        }
+    }
+
+    /// Uploads `file` from the client's home.
+    fn upload(&self, name: &'a str, options: &'a [&'a str]) -> Contender<'a> {
+        let hosts = self.hosts;
+        let targets = hosts.names().join(",");
+        Contender {
+            name,
+            output: 0,
+            command: Box::new(move || {
+                let mut client = hosts.client(orgalorg());
+                client.current_dir(hosts.home()).args(options);
+                client.args(["-o", &targets, "-e", "-r", "up", "-U", "file"]);
+                client
+            }),
+        }
+    }
+
+    /// A shell script in the client's home that knows the `$hosts`, and ssh's
+    /// options as its arguments.
+    fn script(&self, name: &'a str, script: &'a str) -> Contender<'a> {
+        let hosts = self.hosts;
+        Contender {
+            name,
+            output: 0,
+            command: Box::new(move || {
+                let mut client = hosts.client("sh");
+                client.current_dir(hosts.home());
+                client.env("hosts", hosts.names().join(" "));
+                client.args(["-c", script, "sh"]).args(hosts.ssh_args());
+                client
+            }),
+        }
+    }
+
+    /// One program with a bare libssh2 loop for each host: see [`bare_send`].
+    fn senders(&self, name: &'a str) -> Contender<'a> {
+        let hosts = self.hosts;
+        let script = "for address in $addresses; do \"$@\" \"$address\" \"$key\" & done; wait";
+        Contender {
+            name,
+            output: 0,
+            command: Box::new(move || {
+                let program = std::env::current_exe().expect("a running program has a path");
+                let addresses: Vec<String> =
+                    hosts.iter().map(|host| host.addr().to_string()).collect();
+                let mut client = hosts.client("sh");
+                client.current_dir(hosts.home());
+                client.env("addresses", addresses.join(" "));
+                client.env("key", hosts.key());
+                client
+                    .args(["-c", script, "sh"])
+                    .arg(program)
+                    .arg("bare-send");
                 client
             }),
         }
@@ -381,7 +520,47 @@ fn bare_loop(arguments: &[String]) {
     let [address, key, command] = arguments else {
         panic!("bare-loop <address> <key> <command>");
     };
-    let stream = TcpStream::connect((address.as_str(), 22)).expect("the host answers");
+    let mut channel = bare_channel(address, key, command);
+    let mut stdout = std::io::stdout().lock();
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let read = channel.read(&mut buffer).expect("the channel can be read");
+        if read == 0 {
+            break;
+        }
+        stdout
+            .write_all(&buffer[..read])
+            .expect("the pipe can be written");
+    }
+}
+
+/// The same the other way: reads `file`, and sends it to a command.
+fn bare_send(arguments: &[String]) {
+    let [address, key] = arguments else {
+        panic!("bare-send <address> <key>");
+    };
+    let mut file = std::fs::File::open("file").expect("it is there");
+    let mut channel = bare_channel(address, key, "mkdir -p up && cat >up/file");
+    let mut buffer = vec![0; 32_700];
+    loop {
+        let read = file.read(&mut buffer).expect("a file can be read");
+        if read == 0 {
+            break;
+        }
+        channel
+            .write_all(&buffer[..read])
+            .expect("the host takes it");
+    }
+    channel.send_eof().expect("the host is there");
+    channel.wait_eof().expect("the host is there");
+    channel.close().expect("the host is there");
+    channel.wait_close().expect("the host is there");
+    assert_eq!(channel.exit_status().ok(), Some(0), "cat has failed");
+}
+
+/// A command at work on a host.
+fn bare_channel(address: &str, key: &str, command: &str) -> ssh2::Channel {
+    let stream = TcpStream::connect((address, 22)).expect("the host answers");
     let mut session = ssh2::Session::new().expect("libssh2 works");
     session.set_tcp_stream(stream);
     let cipher = "chacha20-poly1305@openssh.com";
@@ -398,15 +577,5 @@ fn bare_loop(arguments: &[String]) {
         .channel_open("session", 256 * 1024, 32 * 1024, None)
         .expect("a channel");
     channel.exec(command).expect("the command starts");
-    let mut stdout = std::io::stdout().lock();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let read = channel.read(&mut buffer).expect("the channel can be read");
-        if read == 0 {
-            break;
-        }
-        stdout
-            .write_all(&buffer[..read])
-            .expect("the pipe can be written");
-    }
+    channel
 }
