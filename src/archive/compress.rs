@@ -1,8 +1,11 @@
 //! Compression of an archive: once, for all hosts.
 
+use std::fs::File;
 use std::io::{self, Write};
 
 use flate2::write::GzEncoder;
+
+use super::sink::{Sink, SinkError, read_into};
 
 /// How an upload is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +33,20 @@ const GZIP_LEVEL: flate2::Compression = flate2::Compression::new(2);
 /// zstd's own default.
 const ZSTD_LEVEL: i32 = 3;
 
+/// So much is read at once of what is to be compressed.
+const BUFFER: usize = 128 * 1024;
+
 /// Compresses, or does not, what is written to it.
-pub enum Encoder<W: Write> {
+pub struct Encoder<W: Write> {
+    method: Method<W>,
+    /// What has been read of a file.
+    buffer: Vec<u8>,
+}
+
+enum Method<W: Write> {
     /// Passes it on.
     Plain(W),
-    /// See [`Compression::Gzip`].
     Gzip(GzEncoder<W>),
-    /// See [`Compression::Zstd`].
     Zstd(zstd::Encoder<'static, W>),
 }
 
@@ -46,19 +56,24 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// No memory for zstd's tables.
     pub fn new(compression: Option<Compression>, out: W) -> io::Result<Self> {
-        Ok(match compression {
-            None => Self::Plain(out),
-            Some(Compression::Gzip) => Self::Gzip(GzEncoder::new(out, GZIP_LEVEL)),
-            Some(Compression::Zstd) => Self::Zstd(zstd::Encoder::new(out, ZSTD_LEVEL)?),
-        })
+        let method = match compression {
+            None => Method::Plain(out),
+            Some(Compression::Gzip) => Method::Gzip(GzEncoder::new(out, GZIP_LEVEL)),
+            Some(Compression::Zstd) => Method::Zstd(zstd::Encoder::new(out, ZSTD_LEVEL)?),
+        };
+        let buffer = match compression {
+            None => Vec::new(),
+            Some(_) => Vec::with_capacity(BUFFER),
+        };
+        Ok(Self { method, buffer })
     }
 
     /// What it is written to.
     pub fn get_mut(&mut self) -> &mut W {
-        match self {
-            Self::Plain(out) => out,
-            Self::Gzip(encoder) => encoder.get_mut(),
-            Self::Zstd(encoder) => encoder.get_mut(),
+        match &mut self.method {
+            Method::Plain(out) => out,
+            Method::Gzip(encoder) => encoder.get_mut(),
+            Method::Zstd(encoder) => encoder.get_mut(),
         }
     }
 
@@ -67,29 +82,44 @@ impl<W: Write> Encoder<W> {
     /// # Errors
     /// It is not taken.
     pub fn finish(self) -> io::Result<W> {
-        match self {
-            Self::Plain(out) => Ok(out),
-            Self::Gzip(encoder) => encoder.finish(),
-            Self::Zstd(encoder) => encoder.finish(),
+        match self.method {
+            Method::Plain(out) => Ok(out),
+            Method::Gzip(encoder) => encoder.finish(),
+            Method::Zstd(encoder) => encoder.finish(),
         }
     }
 }
 
 impl<W: Write> Write for Encoder<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(out) => out.write(bytes),
-            Self::Gzip(encoder) => encoder.write(bytes),
-            Self::Zstd(encoder) => encoder.write(bytes),
+        match &mut self.method {
+            Method::Plain(out) => out.write(bytes),
+            Method::Gzip(encoder) => encoder.write(bytes),
+            Method::Zstd(encoder) => encoder.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(out) => out.flush(),
-            Self::Gzip(encoder) => encoder.flush(),
-            Self::Zstd(encoder) => encoder.flush(),
+        match &mut self.method {
+            Method::Plain(out) => out.flush(),
+            Method::Gzip(encoder) => encoder.flush(),
+            Method::Zstd(encoder) => encoder.flush(),
         }
+    }
+}
+
+impl<W: Sink> Sink for Encoder<W> {
+    fn take(&mut self, file: &File, most: u64) -> Result<usize, SinkError> {
+        if let Method::Plain(out) = &mut self.method {
+            return out.take(file, most);
+        }
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        let taken = read_into(&mut buffer, file, most)?;
+        let written = self.write_all(&buffer);
+        self.buffer = buffer;
+        written.map_err(SinkError::NotTaken)?;
+        Ok(taken)
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! [`names`] says what a file will be called on the hosts, [`sources`] checks what
 //! was named before anything is connected, [`walk`] goes through it, [`write`]
-//! makes the stream, and [`compress`] makes it smaller. Who takes the stream is
-//! up to `cluster`.
+//! makes the stream, [`compress`] makes it smaller, and [`sink`] is what takes
+//! it. Who that is is up to `cluster`.
 
 pub mod compress;
 pub mod names;
+pub mod sink;
 pub mod sources;
 pub mod walk;
 pub mod write;

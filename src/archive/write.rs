@@ -7,13 +7,14 @@
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
+use super::sink::{Sink, SinkError};
 use super::sources::{Options, Sources, open};
 use super::walk::{Entry, walk};
 use super::{ArchiveError, Warning};
@@ -46,7 +47,7 @@ pub struct Sent {
 /// written until then is no whole archive.
 pub fn write(
     sources: &Sources,
-    out: &mut dyn Write,
+    out: &mut dyn Sink,
     listener: &mut dyn Listener,
 ) -> Result<Sent, ArchiveError> {
     let mut writer = Writer {
@@ -54,7 +55,6 @@ pub fn write(
         options: sources.options,
         links: HashMap::new(),
         sent: Sent::default(),
-        buffer: vec![0; BUFFER],
     };
     for source in &sources.list {
         // It has been warned of these when they were checked.
@@ -70,17 +70,12 @@ pub fn write(
     Ok(writer.sent)
 }
 
-/// So much is read at once.
-const BUFFER: usize = 128 * 1024;
-
 struct Writer<'a> {
-    builder: Builder<&'a mut dyn Write>,
+    builder: Builder<&'a mut dyn Sink>,
     options: Options,
     /// Names of files that may come again under another name.
     links: HashMap<(u64, u64), PathBuf>,
     sent: Sent,
-    /// What has been read of a file.
-    buffer: Vec<u8>,
 }
 
 impl Writer<'_> {
@@ -152,29 +147,13 @@ impl Writer<'_> {
         let mut header = self.header(EntryType::Regular, &metadata);
         header.set_size(metadata.len());
         self.times(&metadata)?;
-        let mut content = Content {
-            file,
-            left: metadata.len(),
-            sent: self.sent.bytes,
-            problem: None,
-            listener,
-        };
-        let written = self
-            .append(&mut header, &entry.name)
-            .and_then(|()| self.pass_on(&mut content));
-        self.sent.bytes = content.sent;
-        let (mut file, problem) = (content.file, content.problem);
-        match (written, problem) {
-            (_, Some(Problem::Unreadable(error))) => Err(unreadable(error)),
-            (_, Some(Problem::Shrunk)) => Err(ArchiveError::Shrunk(entry.path.clone())),
-            (Err(error), None) => Err(ArchiveError::NotTaken(error)),
-            (Ok(()), None) => {
-                if matches!(file.read(&mut [0]), Ok(1)) {
-                    listener.warn(Warning::Grown(entry.path.clone()));
-                }
-                Ok(())
-            }
+        self.append(&mut header, &entry.name)
+            .map_err(ArchiveError::NotTaken)?;
+        self.pass_on(entry, &file, metadata.len(), listener)?;
+        if matches!((&file).read(&mut [0]), Ok(1)) {
+            listener.warn(Warning::Grown(entry.path.clone()));
         }
+        Ok(())
     }
 
     fn header(&self, entry_type: EntryType, metadata: &Metadata) -> Header {
@@ -212,26 +191,32 @@ impl Writer<'_> {
         self.builder.append(header, io::empty())
     }
 
-    /// Writes the content of a file, filled up to whole blocks. (The builder would
-    /// do that, too, in pieces of 8 KiB.)
-    fn pass_on(&mut self, content: &mut Content<'_>) -> io::Result<()> {
+    /// Writes the content of a file, as many bytes as were announced, filled up to
+    /// whole blocks. (The builder would do that, too, in pieces of 8 KiB.)
+    fn pass_on(
+        &mut self,
+        entry: &Entry,
+        file: &File,
+        size: u64,
+        listener: &mut dyn Listener,
+    ) -> Result<(), ArchiveError> {
         let out = self.builder.get_mut();
-        let mut rest = 0;
-        loop {
-            match content.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(read) => {
-                    out.write_all(&self.buffer[..read])?;
-                    rest = (rest + read) % BLOCK;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+        let mut left = size;
+        while left > 0 {
+            let taken = out.take(file, left).map_err(|error| match error {
+                SinkError::Unreadable(error) => ArchiveError::unreadable(&entry.path, error),
+                SinkError::NotTaken(error) => ArchiveError::NotTaken(error),
+            })?;
+            if taken == 0 {
+                return Err(ArchiveError::Shrunk(entry.path.clone()));
             }
+            left -= taken as u64;
+            self.sent.bytes += taken as u64;
+            listener.bytes(self.sent.bytes);
         }
-        match rest {
-            0 => Ok(()),
-            rest => out.write_all(&[0; BLOCK][rest..]),
-        }
+        let filling = (BLOCK - (size % BLOCK as u64) as usize) % BLOCK;
+        out.write_all(&[0; BLOCK][..filling])
+            .map_err(ArchiveError::NotTaken)
     }
 
     /// A record before the header, for a name that does not fit into it.
@@ -304,48 +289,6 @@ fn pax_time(seconds: i64, nanoseconds: i64) -> Option<String> {
     } else {
         format!("{seconds}.{nanoseconds:09}")
     })
-}
-
-/// The content of a file: as many bytes as were announced, or an error.
-struct Content<'a> {
-    file: File,
-    left: u64,
-    sent: u64,
-    problem: Option<Problem>,
-    listener: &'a mut dyn Listener,
-}
-
-enum Problem {
-    Unreadable(io::Error),
-    Shrunk,
-}
-
-impl Content<'_> {
-    fn fail(&mut self, problem: Problem) -> io::Error {
-        self.problem = Some(problem);
-        io::Error::other("the file cannot be read to its end")
-    }
-}
-
-impl Read for Content<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
-        let most = buffer.len().min(most);
-        if most == 0 {
-            return Ok(0);
-        }
-        match self.file.read(&mut buffer[..most]) {
-            Ok(0) => Err(self.fail(Problem::Shrunk)),
-            Ok(read) => {
-                self.left -= read as u64;
-                self.sent += read as u64;
-                self.listener.bytes(self.sent);
-                Ok(read)
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Err(error),
-            Err(error) => Err(self.fail(Problem::Unreadable(error))),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -5,20 +5,22 @@
 //! and is shared. A node that has failed drops its end of the queue and is not
 //! waited for any more; one that takes nothing has to notice that by itself.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
+use crate::archive::sink::{Sink, SinkError, read_into};
 use crate::error::Tree;
 use crate::ssh::process::{INPUT_CHUNK, Supply};
 use crate::wake::Waker;
 
-/// Bytes in a chunk: a few packets, so that few wake-ups are needed.
-const CHUNK: usize = 4 * INPUT_CHUNK;
+/// Bytes in a chunk: some packets, so that few wake-ups are needed.
+const CHUNK: usize = 8 * INPUT_CHUNK;
 
 /// Chunks that a host may be ahead of the slowest one.
-const QUEUE: usize = 8;
+const QUEUE: usize = 4;
 
 /// What goes to every node.
 #[derive(Debug, Clone)]
@@ -84,12 +86,28 @@ impl Stream {
         Ok(())
     }
 
+    fn pass_on_full(&mut self) -> io::Result<()> {
+        if self.buffer.len() < CHUNK {
+            return Ok(());
+        }
+        self.pass_on(false)
+    }
+
     fn send(&mut self, chunk: &Chunk) {
         self.outlets.retain(|(outlet, waker)| {
             let is_taken = outlet.send(chunk.clone()).is_ok();
             waker.wake();
             is_taken
         });
+    }
+}
+
+impl Sink for Stream {
+    fn take(&mut self, file: &File, most: u64) -> Result<usize, SinkError> {
+        // There always is room: a chunk that is full is on its way.
+        let taken = read_into(&mut self.buffer, file, most)?;
+        self.pass_on_full().map_err(SinkError::NotTaken)?;
+        Ok(taken)
     }
 }
 
@@ -104,9 +122,7 @@ impl Write for Stream {
         let room = CHUNK - self.buffer.len();
         let taken = bytes.len().min(room);
         self.buffer.extend_from_slice(&bytes[..taken]);
-        if self.buffer.len() == CHUNK {
-            self.pass_on(false)?;
-        }
+        self.pass_on_full()?;
         Ok(taken)
     }
 

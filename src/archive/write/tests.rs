@@ -5,6 +5,7 @@ use crate::archive::names::Naming;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
