@@ -150,7 +150,9 @@ impl Writer<'_> {
         self.append(&mut header, &entry.name)
             .map_err(ArchiveError::NotTaken)?;
         self.pass_on(entry, &file, metadata.len(), listener)?;
-        if matches!((&file).read(&mut [0]), Ok(1)) {
+        // (Or it had more all the time, as files of /proc have.)
+        let has_grown = file.metadata().is_ok_and(|now| now.len() > metadata.len());
+        if has_grown || matches!((&file).read(&mut [0]), Ok(1)) {
             listener.warn(Warning::Grown(entry.path.clone()));
         }
         Ok(())

@@ -128,9 +128,13 @@ fn files_of_more_than_8_gib() {
     );
     let file = fs::File::create(hosts.home().join("file")).unwrap();
     file.set_len(SIZE).unwrap();
+    fs::write(hosts.home().join("next"), "x").unwrap();
     let options = "-o web1 --compress=zstd -e -r /srv/x";
-    let (finished, peak) = with_peak(run(&hosts, options, ["-U", "file"]));
-    finished.code(0).says("1 file (8.0 GiB) uploaded to 1 node");
+    let (finished, peak) = with_peak(run(&hosts, options, ["-U", "file", "next"]));
+    finished
+        .code(0)
+        .says("2 files (8.0 GiB) uploaded to 1 node");
     assert_modest(peak, 1);
-    assert_eq!(hosts[0].run_ok("cat /tmp/size"), format!("{SIZE}\n"));
+    let list = hosts[0].run_ok("awk '{ print $3, $NF }' /tmp/list");
+    assert_eq!(list, format!("{SIZE} file\n1 next\n"));
 }
