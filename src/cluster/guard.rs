@@ -118,6 +118,11 @@ impl Guard {
         self.ports.orders.is_empty() && self.process.is_flushed()
     }
 
+    /// Whether something from it has been taken in since its last step.
+    pub(super) fn has_news(&self) -> bool {
+        self.process.has_news()
+    }
+
     /// Whether it has ended, however.
     pub(super) fn is_over(&self) -> bool {
         self.is_over

@@ -140,7 +140,7 @@ impl<'a> Serving<'a> {
 
     /// One turn of the loop. An outcome ends it.
     fn turn(&mut self) -> Result<Option<Outcome>, SessionError> {
-        self.node.wakeup.clear();
+        self.session.begin_turn();
         if self.node.is_cancelled() && !self.is_ending {
             self.is_ending = true;
             self.end_commands(Outcome::cancelled());
@@ -502,8 +502,8 @@ impl<'a> Serving<'a> {
         });
         if let Some(guard) = self.guard.as_mut().filter(|_| by_itself) {
             guard.order(guard::Order::Finished);
-            step.progress = true;
         }
+        step.progress = true;
         let is_upload = running.upload.is_some();
         self.abandoned.push(running.process);
         self.node
@@ -526,7 +526,8 @@ impl<'a> Serving<'a> {
         if self.session.lost().is_none() {
             until = self.session.tend(now)?;
         }
-        if !step.progress {
+        let guard_has_news = self.guard.as_ref().is_some_and(Guard::has_news);
+        if !step.progress && !guard_has_news {
             let limits = [
                 self.guard.as_ref().and_then(Guard::due),
                 self.running.as_ref().and_then(|running| {

@@ -10,7 +10,7 @@ use zeroize::Zeroize;
 
 use crate::error::Tree;
 use crate::event::Stream;
-use crate::ssh::session::{Session, SessionError, classify, is_again, is_denial};
+use crate::ssh::session::{Session, SessionError, classify, is_again, is_denial, is_too_early};
 
 /// How much the host may send before we read: what an unread channel costs.
 const WINDOW: u32 = 256 * 1024;
@@ -23,6 +23,9 @@ pub const INPUT_CHUNK: usize = 32_700;
 
 /// The most that is read at once.
 const OUTPUT_CHUNK: usize = 64 * 1024;
+
+/// Where so much comes at once, more is likely to follow.
+const MUCH: usize = 16 * 1024;
 
 /// Ctrl-D, as a terminal's end of file (POSIX `VEOF`).
 const END_OF_TRANSMISSION: u8 = 4;
@@ -225,7 +228,7 @@ impl Process {
         if self.stage == Stage::Opening {
             self.advance(session)?;
         } else {
-            self.drain()?;
+            self.drain(session)?;
         }
         if self.closed {
             return Err(SessionError::Lost("the host closed the session".into()));
@@ -356,22 +359,38 @@ impl Process {
 
     /// Takes what the socket has into libssh2's queue, which the window bounds;
     /// also when nobody wants output now, or what keeps the connection alive
-    /// would stay unread behind it.
-    fn drain(&mut self) -> Result<(), SessionError> {
+    /// would stay unread behind it. Once per turn, for all channels: each time
+    /// costs a system call at least.
+    fn drain(&mut self, session: &Session) -> Result<(), SessionError> {
         let Some(channel) = self.channel.as_mut().filter(|_| !self.closed) else {
             return Ok(());
         };
         // Behind the end of file the first of these reads nothing any more, and
-        // what the socket then has would wake us again and again.
-        let result = channel.wait_eof();
+        // what the socket then has would wake us again and again. (Before that,
+        // the second one only says so.)
+        let result = match session.is_drained() {
+            true => Ok(()),
+            false => channel.wait_eof(),
+        };
+        session.set_drained(true);
         match result.and_then(|()| channel.wait_close()) {
             Ok(()) => {
                 self.closed = true;
                 Ok(())
             }
-            Err(error) if is_again(&error) => Ok(()),
+            Err(error) if is_again(&error) || is_too_early(&error) => Ok(()),
             Err(error) => Err(classify(&error)),
         }
+    }
+
+    /// Whether something has come for it since its last step, taken from the
+    /// socket by another process of the same session.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        let Some(channel) = self.channel.as_ref() else {
+            return false;
+        };
+        self.stage == Stage::Running && (channel.read_window().available > 0 || channel.eof())
     }
 
     fn receive(
@@ -380,34 +399,26 @@ impl Process {
         ports: &mut impl Ports,
         step: &mut Step,
     ) -> Result<(), SessionError> {
-        self.drain()?;
-        let Some(channel) = &mut self.channel else {
-            return Ok(());
-        };
+        self.drain(session)?;
         for (id, stream) in [(0, Stream::Stdout), (1, Stream::Stderr)] {
             loop {
-                let available = channel.read_window().available as usize;
-                let wanted = available.min(ports.room()).min(OUTPUT_CHUNK);
-                if wanted == 0 {
-                    break;
+                let most = ports.room().min(OUTPUT_CHUNK);
+                let (bytes, result) = self.read(id, most, session);
+                let is_all = bytes.is_empty();
+                if !is_all {
+                    ports.output(stream, bytes);
+                    step.progress = true;
+                    step.heard = true;
                 }
-                let mut bytes = vec![0; wanted];
-                match channel.stream(id).read(&mut bytes) {
-                    Ok(0) => break,
-                    Ok(n) => {
-                        bytes.truncate(n);
-                        if n < wanted / 2 {
-                            bytes.shrink_to_fit();
-                        }
-                        ports.output(stream, bytes);
-                        step.progress = true;
-                        step.heard = true;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) => return Err(io_error(&error)),
+                result?;
+                if is_all {
+                    break;
                 }
             }
         }
+        let Some(channel) = &mut self.channel else {
+            return Ok(());
+        };
         // A read takes in what the socket has, for the other stream too. What did
         // not change since the last step nobody can read.
         let left = channel.read_window().available;
@@ -422,7 +433,7 @@ impl Process {
                 Ok(1) => ports.output(Stream::Stdout, byte),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(io_error(&error)),
+                Err(error) => return Err(io_error(&error, session)),
             }
         }
         // True only when nothing is queued any more (libssh2 looks). What is still
@@ -431,6 +442,52 @@ impl Process {
             self.stage = Stage::Closing;
         }
         Ok(())
+    }
+
+    /// Reads up to `most` bytes of a stream. While more is coming it is put
+    /// together: to hand something over wakes another thread, and under a flood of
+    /// output that would cost more than all else that is ours.
+    fn read(
+        &mut self,
+        id: i32,
+        most: usize,
+        session: &Session,
+    ) -> (Vec<u8>, Result<(), SessionError>) {
+        let mut bytes = Vec::new();
+        let result = loop {
+            let Some(channel) = &mut self.channel else {
+                break Ok(());
+            };
+            let length = bytes.len();
+            let available = channel.read_window().available as usize;
+            let wanted = available.min(most - length);
+            if wanted == 0 {
+                break Ok(());
+            }
+            if bytes.is_empty() {
+                let is_flood = wanted >= MUCH;
+                bytes.reserve_exact(if is_flood { most } else { wanted });
+            }
+            bytes.resize(length + wanted, 0);
+            let read = channel.stream(id).read(&mut bytes[length..]);
+            bytes.truncate(length + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(io_error(&error, session)),
+            }
+            if length + wanted < most {
+                session.set_drained(false);
+                if let Err(error) = self.drain(session) {
+                    break Err(error);
+                }
+            }
+        };
+        if bytes.len() < bytes.capacity() / 2 {
+            bytes.shrink_to_fit();
+        }
+        (bytes, result)
     }
 
     fn send(
@@ -492,7 +549,7 @@ impl Process {
                     input.repeat = Some(length);
                     step.writing = session.is_blocked_outbound();
                 }
-                Err(error) => return Err(io_error(&error)),
+                Err(error) => return Err(io_error(&error, session)),
             }
             return Ok(());
         }
@@ -573,13 +630,10 @@ impl Process {
     }
 }
 
-/// libssh2's errors come as I/O errors from reads and writes.
-fn io_error(error: &io::Error) -> SessionError {
-    match error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<ssh2::Error>())
-    {
-        Some(inner) => classify(inner),
+/// libssh2's errors come as I/O errors from reads and writes, without their numbers.
+fn io_error(error: &io::Error, session: &Session) -> SessionError {
+    match ssh2::Error::last_session_error(session.inner()) {
+        Some(error) => classify(&error),
         None => SessionError::Lost(error.to_string().to_lowercase().into()),
     }
 }

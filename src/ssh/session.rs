@@ -4,6 +4,7 @@
 //! runs one call until it is done. Afterwards `cluster::node` has several things
 //! going on at once and polls by itself, with [`Session::poll`].
 
+use std::cell::Cell;
 use std::mem::ManuallyDrop;
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -31,6 +32,9 @@ const KEY_EXCHANGE_FAILURE: i32 = -8;
 
 /// libssh2's `LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED`.
 const CHANNEL_REQUEST_DENIED: i32 = -22;
+
+/// libssh2's `LIBSSH2_ERROR_INVAL`.
+const INVAL: i32 = -34;
 
 /// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
 /// before they have passed by its own clock (hence a little more).
@@ -191,6 +195,12 @@ pub(super) fn is_denial(error: &ssh2::Error) -> bool {
     error.code() == ErrorCode::Session(CHANNEL_REQUEST_DENIED)
 }
 
+/// What libssh2 says when the end of a channel is waited for that has not said that
+/// it will end.
+pub(super) fn is_too_early(error: &ssh2::Error) -> bool {
+    error.code() == ErrorCode::Session(INVAL)
+}
+
 /// Sorts libssh2's errors: those that end the session, and refusals.
 pub(super) fn classify(error: &ssh2::Error) -> SessionError {
     let text = describe(error);
@@ -253,6 +263,8 @@ pub struct Session {
     /// Why the connection is lost, and the other end of what stands in for its
     /// socket.
     lost: Option<(Tree, UnixStream)>,
+    /// What the socket had has been taken in this turn.
+    drained: Cell<bool>,
 }
 
 impl Session {
@@ -296,11 +308,25 @@ impl Session {
             unanswered_since: None,
             blocked_since: None,
             lost: None,
+            drained: Cell::new(false),
         })
     }
 
     pub(super) fn inner(&self) -> &ssh2::Session {
         &self.inner
+    }
+
+    /// From here on what the socket has is taken once.
+    pub fn begin_turn(&self) {
+        self.drained.set(false);
+    }
+
+    pub(super) fn is_drained(&self) -> bool {
+        self.drained.get()
+    }
+
+    pub(super) fn set_drained(&self, drained: bool) {
+        self.drained.set(drained);
     }
 
     /// Exchanges keys with the server.
@@ -443,7 +469,8 @@ impl Session {
     }
 
     /// Sleeps until the host says something, the socket takes data (if
-    /// `writing`), somebody wakes us, or `deadline`.
+    /// `writing`), somebody wakes us, or `deadline`. What we have been woken for is
+    /// to be looked at after this.
     pub fn poll(&mut self, wakeup: &Wakeup, writing: bool, deadline: Instant) {
         let writing = writing || self.is_blocked_outbound();
         let mut flags = PollFlags::IN;
@@ -461,6 +488,9 @@ impl Session {
         ];
         poll_until(&mut fds, deadline, now);
         let revents = fds[0].revents();
+        if !fds[1].revents().is_empty() {
+            wakeup.clear();
+        }
         if revents.contains(PollFlags::IN) {
             self.heard(Instant::now());
         }
