@@ -914,6 +914,28 @@ fn a_host_without_flock_is_told_how_to_go_on() {
 // ---- commands
 
 #[test]
+fn a_command_that_takes_all_processes_of_its_user_is_ended_too() {
+    let hosts = Hosts::start(1);
+    let host = &hosts[0];
+    // Other tests' processes count as well.
+    let shell = "#!/bin/bash\nulimit -u 150 && exec /bin/dash \"$@\"\n";
+    host.install_program("limited", shell);
+    host.login_shell("guest", "/usr/bin/limited");
+    host.run_ok("mkfifo -m 666 /tmp/never");
+    let command = "(i=0; while [ $i -lt 300 ]; do i=$((i + 1)); sleep 86399 & done; echo up) \
+                   2>/dev/null; echo up; read x </tmp/never";
+    let shell = ["-o", "guest@web1", "-j", "1000", "--shell", "dash -c '{}'"];
+    let run = orgalorg(&hosts, [&shell[..], &["-C", command]].concat()).spawn();
+    wait_for_lines(&run, 1);
+    // Not even a heartbeat can have a process.
+    thread::sleep(Duration::from_secs(2));
+    assert!(!is_free(host, "/"), "{}", run.stderr());
+    run.signal("INT");
+    run.finish_within(ENDING).killed_by(SIGINT);
+    wait_until_empty(host, ENDING);
+}
+
+#[test]
 fn a_daemon_that_was_left_on_purpose_lives_on() {
     let hosts = Hosts::start(1);
     let command = "setsid sleep 86391 </dev/null >/dev/null 2>&1 & \

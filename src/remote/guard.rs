@@ -584,7 +584,11 @@ mod tests {
         under_each(|number, shell, path| {
             let mut connection = Connection::start(shell, path);
             connection.order(Order::Starting);
-            let mut bystander = Command::new("sleep").arg("86400").spawn().expect("sleep");
+            let mut bystander = Command::new("sleep")
+                .arg("60")
+                .stdout(Stdio::null())
+                .spawn()
+                .expect("sleep");
             // In a list of processes it looks like the other one. It is below one
             // that goes at once, as under sudo.
             let odd = path.join(format!("a)\n{} (b", bystander.id()));

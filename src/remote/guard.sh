@@ -295,7 +295,44 @@ leave() {
     [ "$mode" = sweep ] || learn || find_orphan
     end_commands
     remove_run_directory
+    trap - EXIT
     exit 0
+}
+
+# Something needed a process and there was none (the commands may have taken all
+# that their user may have), which ends a shell. Groups can be killed without, and
+# then there should be room for the rest.
+fall() {
+    trap - EXIT
+    trap '' ALRM TERM
+    [ "$mode" = sweep ] || [ "$has_started" ] || exit 1
+    read_parent "/proc/$leader/stat"
+    if [ "$parent" = "$sshd" ]; then
+        for stat in /proc/[0-9]*/stat; do
+            read_parent "$stat"
+            one=${stat#/proc/}
+            one=${one%/stat}
+            [ "$parent" != "$sshd" ] || [ "$one" = "$leader" ] || leaders="$leaders $one"
+        done
+    fi
+    unset IFS
+    for one in $leaders; do
+        # Not all take the same of these.
+        kill -s KILL -- "-$one" 2>/dev/null || kill -s KILL "-$one" 2>/dev/null
+    done
+    tell_time
+    until=${now:+$((now + 30))}
+    while [ "$now" ] && [ "$now" -lt "$until" ]; do tell_time; done
+    end_commands
+    exit 1
+}
+
+# Without a process of its own, and slow.
+read_parent() {
+    parent= line=
+    { IFS= read -r line; } 2>/dev/null <"$1"
+    line=${line#*") "?" "}
+    parent=${line%% *}
 }
 
 # The lock target as a thing, whatever it is called: two targets of a run may be
@@ -350,6 +387,7 @@ take_lock() {
 
 trap '' HUP PIPE INT QUIT
 trap leave ALRM TERM
+trap fall EXIT
 if [ "$mode" = sweep ]; then
     learn
     find_dogs
@@ -362,8 +400,9 @@ say "READY"
 while IFS= read -r order; do
     case $order in
         BEAT*)
-            unleash_dog
-            learn
+            # "command eval", because dash and BusyBox go on then if there are no
+            # processes left for a moment.
+            command eval 'unleash_dog; learn'
             if [ "$locked" ] && [ -e /proc/self/fd/9 ] &&
                 ! [ "$path" -ef /proc/self/fd/9 ]; then
                 say "REPLACED"
@@ -372,7 +411,7 @@ while IFS= read -r order; do
             say "$order"
             ;;
         STARTING) expect_command ;;
-        STARTED) learn ;;
+        STARTED) command eval learn ;;
         # By itself: what it has left is left on purpose.
         FINISHED) leaders= pending= ;;
         STOP)
@@ -390,6 +429,7 @@ while IFS= read -r order; do
             if [ "$left_directory" ] && [ "$(ls -A "$left_directory" 2>/dev/null)" ]; then
                 say "LEFT $left_directory"
             fi
+            trap - EXIT
             exit 0
             ;;
     esac
