@@ -603,7 +603,7 @@ mod tests {
             connection.order(Order::Started);
             connection.tell(Order::Stop);
             assert_eq!(connection.answer(), Answer::Ended(String::new()));
-            assert!(!is_running(&time), "{shell:?}");
+            wait_until("the end of it", || !is_running(&time));
             let end = bystander.try_wait().expect("a child");
             assert_eq!(end, None, "{shell:?}");
             bystander.kill().expect("a child");

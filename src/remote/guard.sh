@@ -132,25 +132,19 @@ find_dogs() {
 # before is spared.
 find_doomed() {
     list_processes
-    doomed= others= grown= round=$((round + 1))
+    doomed= round=$((round + 1))
     for one in $leaders; do
         eval "[ \"\$mark_$one\" ]" || mark "$one" leader
     done
-    for process in $processes; do
-        IFS=:
-        set -- $process
-        judge "$@" || others="$others $process"
-    done
-    unset IFS
-    # A child may stand before its parent.
+    # Again while some were found: a child may stand before its parent. (Nothing is
+    # kept of the others, for long strings are slow in bash.)
+    grown=yes
     while [ "$grown" ]; do
         grown=
-        set -- $others
-        others=
-        for process; do
+        for process in $processes; do
             IFS=:
             set -- $process
-            judge "$@" || others="$others $process"
+            judge "$@"
         done
         unset IFS
     done
@@ -159,14 +153,14 @@ find_doomed() {
 # One of the list. A number that was marked is that process while it lives, and
 # its session as long as this has members.
 judge() {
-    eval "old=\$mark_$1 above=\$round_$2 kin=\$mark_$3"
-    if [ "$above" = "$round" ] || [ "$kin" ] || [ "$old" = "$4" ] || [ "$old" = leader ]; then
+    eval "old=\$mark_$1 above=\$round_$2 kin=\$mark_$3 seen=\$round_$1"
+    if [ "$seen" = "$round" ]; then
+        return
+    elif [ "$above" = "$round" ] || [ "$kin" ] || [ "$old" = "$4" ] || [ "$old" = leader ]; then
         [ "$1" != $$ ] && [ "$1" != 1 ] || return 0
         [ "$old" = "$4" ] || mark "$1" "$4"
         eval "round_$1=$round"
         doomed="$doomed $1" grown=yes
-    else
-        return 1
     fi
 }
 
