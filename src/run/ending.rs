@@ -112,17 +112,24 @@ impl Outlets {
             Stop::Signal(_) => {}
             _ => self.announce(&stop),
         }
-        self.flush_briefly();
+        self.flush_briefly(Some(&stop));
         stop.status(ExitStatus::Success)
     }
 
     /// Waits until everything is written that has been said so far, but not for
     /// long: the run must end.
-    fn flush_briefly(&mut self) {
+    fn flush_briefly(&mut self, stop: Option<&Stop>) {
         let done = request_flush(self);
         select! {
             recv(done) -> _ => {}
-            recv(after(LAST_WORDS)) -> _ => self.last_words.say(),
+            recv(after(LAST_WORDS)) -> _ => {
+                // Who has gone away does not miss it.
+                if !matches!(stop, Some(Stop::Output(_))) {
+                    let warning = "the end of the output was not read in time, and is lost";
+                    self.display.log(Level::Warn, warning.into());
+                }
+                self.last_words.say();
+            }
         }
     }
 
@@ -145,7 +152,7 @@ impl Run {
         let Err(stop) = result else {
             self.release(Instant::now() + FAREWELL);
             self.tell_leftovers();
-            self.outlets.flush_briefly();
+            self.outlets.flush_briefly(None);
             return self.status();
         };
         self.outlets.announce(&stop);
@@ -156,7 +163,7 @@ impl Run {
         if stop.has_results() && self.has_commands && !has_reported {
             self.report();
         }
-        self.outlets.flush_briefly();
+        self.outlets.flush_briefly(Some(&stop));
         stop.status(self.status())
     }
 

@@ -171,6 +171,7 @@ fn a_run_whose_output_nobody_reads_ends_all_the_same() {
 [FATAL] remote execution failed
         └─ the run was stopped before all commands had ended
            └─ not finished (1 node): web1
+ [WARN] the end of the output was not read in time, and is lost
 "
     );
 }
