@@ -629,3 +629,34 @@ fn a_verbose_run_says_what_is_needed_to_find_out_why_a_host_does_not_connect() {
         assert!(said.contains(part), "{part:?} in\n{said}");
     }
 }
+
+#[test]
+fn the_question_about_host_keys_has_the_terminal_for_itself() {
+    let hosts = Hosts::start(2);
+    support::furnish_home(&hosts);
+    fs::write(hosts.home().join("unknown"), "").expect("the home can be written");
+    // One of them answers late, so that there is a bar before the question.
+    let slow = hosts.host("web2");
+    slow.freeze_listener();
+    let words = ["--known-hosts", "unknown", "-C", "sleep 0.5"];
+    let mut terminal = on(&hosts, &words).on_terminal(|_| ());
+    terminal.expect("CONNECT");
+    slow.thaw();
+    terminal.expect("(yes/no) ");
+    let asked = terminal.screen();
+    assert!(asked.ends_with("(yes/no) "), "{asked:?}");
+    let lines = shown(&asked, 80);
+    assert!(
+        lines[0].contains("host keys of these 2 nodes"),
+        "{lines:#?}"
+    );
+    terminal.type_in("yes\n");
+    terminal.expect("WAIT");
+    let (status, written) = terminal.finish_with_bar();
+    assert!(status.success());
+    let lines = shown(&written, 80);
+    assert!(
+        lines.iter().all(|line| !line.contains("WAIT")),
+        "{lines:#?}"
+    );
+}

@@ -65,6 +65,8 @@ pub enum Message {
     EndOfRun,
     /// How far the run is, for the status bar.
     Progress(Progress),
+    /// The terminal is needed for something else, until the run gets on.
+    HideBar,
     /// A log line.
     Log {
         /// How important it is.

@@ -56,6 +56,7 @@ pub fn start(
     let mut printer = Printer {
         one_file: screen.is_one_file(),
         keeps: renderer.keeps(),
+        is_over: false,
         way: if renderer.keeps() {
             Way::beside(screen)?
         } else {
@@ -82,6 +83,7 @@ struct Printer {
     /// them, in order.
     one_file: bool,
     keeps: bool,
+    is_over: bool,
     way: Way,
     files: Option<Files>,
     problems: Sender<OutputError>,
@@ -211,15 +213,18 @@ impl Printer {
                 self.renderer.result(node, &outcome, &mut self.sinks);
             }
             Message::EndOfRun => {
+                self.is_over = true;
                 self.hide_bar();
                 self.renderer.end_of_run(&mut self.sinks);
                 self.show_all();
             }
+            // An upload that was broken off may not know it yet.
+            Message::Progress(_) if self.is_over => {}
             Message::Progress(progress) => self.way.progress(progress),
+            Message::HideBar => self.hide_bar(),
             Message::Log { level, text } => self.renderer.log(level, &text, &mut self.sinks),
             Message::Flush(answer) => {
                 self.flush();
-                self.hide_bar();
                 // Whoever asked may have stopped waiting.
                 let _ = answer.send(());
             }

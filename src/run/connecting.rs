@@ -10,8 +10,8 @@ use crate::error::{ExitStatus, Tree};
 use crate::event::{HostKey, Level, NodeId, Outcome, Status};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
-use crate::output::Phase;
 use crate::output::summary;
+use crate::output::{Message, Phase};
 use crate::run::ending::{Stop, flush};
 use crate::run::terminal::{self, NoAnswer};
 use crate::run::{Run, State};
@@ -183,6 +183,7 @@ impl Run {
         }
         question.push_str("? (yes/no) ");
         // What has been said so far stands above the question.
+        self.outlets.display.send(Message::HideBar);
         flush(&self.outlets)?;
         match terminal::ask_yes_or_no(&question, &self.outlets.signals) {
             Ok(answer) => Ok(answer),
