@@ -9,8 +9,12 @@ use crate::error::Tree;
 use crate::event::{Outcome, Status};
 use crate::hosts::{Target, fold};
 
-/// So many failures are told one by one, with all that is known.
+/// So many failures are told one by one on a screen, each with its node and
+/// reason; beyond that, hosts with the same reason are told together.
 const ONE_BY_ONE: usize = 10;
+
+/// The same for who gets it whole, and may search for a node in it.
+const WHOLE_ONE_BY_ONE: usize = 100;
 
 /// So many reasons for one kind of failure are told apart.
 const REASONS: usize = 4;
@@ -113,7 +117,11 @@ pub fn of_skipped(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<Tree> 
 }
 
 fn is_one_by_one(count: usize, extent: Extent) -> bool {
-    count <= ONE_BY_ONE || extent == Extent::Whole
+    count
+        <= match extent {
+            Extent::Screen => ONE_BY_ONE,
+            Extent::Whole => WHOLE_ONE_BY_ONE,
+        }
 }
 
 /// One host that could not be reached.
@@ -603,8 +611,11 @@ mod tests {
                  such as: host key refused: [ops@web902:22]: line 901",
             ]
         );
+        // Whoever gets it whole gets every name and reason.
         let tree = of_connections(&results, 1000, Extent::Whole);
-        assert_eq!(tree.causes[0].causes.len(), 1000);
+        assert_eq!(tree.causes[0].causes.len(), 3 + 99);
+        let tree = of_connections(&results[..100], 1000, Extent::Whole);
+        assert_eq!(tree.causes[0].causes.len(), 100);
         let skipped = of_skipped(&results, Extent::Screen);
         assert_eq!(skipped.len(), 1);
         assert_eq!(skipped[0].message, "1000 hosts are skipped");
