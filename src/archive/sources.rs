@@ -121,17 +121,23 @@ fn without_repetitions(
                 continue;
             };
             let below = source.name.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            // Joined with nothing a path would get a slash, and be followed.
-            let (there, is_followed) = if below.as_os_str().is_empty() {
-                (other.path.clone(), true)
-            } else {
-                (other.path.join(below), dereference)
-            };
-            match is_same(&source.path, &there, is_followed)? {
+            let found = |part: &Path| Found::below(other, part, dereference);
+            // Where a directory has to be for it, something else may be sent.
+            let mut above = below.ancestors().skip(1);
+            let is_in_the_way = |part: &&Path| found(part).is_something_else();
+            if let Some(part) = above.find(is_in_the_way) {
+                return Err(ArchiveError::SameName {
+                    first: found(part).path,
+                    second: source.path.clone(),
+                    name: ancestor.join(part),
+                });
+            }
+            let there = found(below);
+            match there.is_same(&source.path)? {
                 Some(true) => is_repeated = true,
                 Some(false) => {
                     return Err(ArchiveError::SameName {
-                        first: there,
+                        first: there.path,
                         second: source.path.clone(),
                         name: source.name.clone(),
                     });
@@ -146,18 +152,44 @@ fn without_repetitions(
     Ok(kept)
 }
 
-/// Whether what was named is what is found there, in the form in which it will
-/// be sent; nothing if nothing is there.
-fn is_same(named: &Path, there: &Path, is_followed: bool) -> Result<Option<bool>, ArchiveError> {
-    let named = fs::metadata(named).map_err(|error| ArchiveError::unreadable(named, error))?;
-    let there = if is_followed {
-        fs::metadata(there)
-    } else {
-        fs::symlink_metadata(there)
-    };
-    let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
-    // What cannot be looked at will be complained of on the way through.
-    Ok(there.ok().map(|there| identity(&there) == identity(&named)))
+/// What a source has under a name.
+struct Found {
+    path: PathBuf,
+    /// Of what will be sent; nothing if nothing is there. (What cannot be looked at
+    /// will be complained of on the way through.)
+    metadata: Option<Metadata>,
+}
+
+impl Found {
+    fn below(source: &Source, part: &Path, dereference: bool) -> Self {
+        // Joined with nothing a path would get a slash, and be followed.
+        let (path, is_followed) = if part.as_os_str().is_empty() {
+            (source.path.clone(), true)
+        } else {
+            (source.path.join(part), dereference)
+        };
+        let metadata = if is_followed {
+            fs::metadata(&path)
+        } else {
+            fs::symlink_metadata(&path)
+        };
+        let metadata = metadata.ok();
+        Self { path, metadata }
+    }
+
+    /// There is something that is no directory.
+    fn is_something_else(&self) -> bool {
+        let metadata = self.metadata.as_ref();
+        metadata.is_some_and(|metadata| !metadata.is_dir())
+    }
+
+    /// Whether it is what was named; nothing if nothing is there.
+    fn is_same(&self, named: &Path) -> Result<Option<bool>, ArchiveError> {
+        let named = fs::metadata(named).map_err(|error| ArchiveError::unreadable(named, error))?;
+        let identity = |metadata: &Metadata| (metadata.dev(), metadata.ino());
+        let there = self.metadata.as_ref();
+        Ok(there.map(|there| identity(there) == identity(&named)))
+    }
 }
 
 #[cfg(test)]
@@ -259,6 +291,22 @@ mod tests {
         symlink("a/sub", tree.path().join("deep")).expect("writable");
         fs::write(tree.path().join("a/b"), "other").expect("writable");
         let error = check(&tree, &["deep/../b", "b"], PLAIN).expect_err("two of one name");
+        assert!(error.contains("would both be"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_sent_below_what_is_no_directory() {
+        let tree = tree();
+        // link/sub/file is a/sub/file, but of the whole tree link is sent as a link.
+        let error = check(&tree, &["", "link/sub/file"], PLAIN).expect_err("in the way");
+        assert!(error.contains("would both be"), "{error}");
+        // By their text b/file is a file, and below it.
+        fs::create_dir_all(tree.path().join("c/b/file")).expect("writable");
+        symlink("c/b", tree.path().join("d")).expect("writable");
+        let error = check(&tree, &["b/file", "d/../b/file/x"], PLAIN);
+        assert!(error.is_err(), "{error:?}");
+        fs::write(tree.path().join("c/b/file/x"), "x").expect("writable");
+        let error = check(&tree, &["b/file", "d/../b/file/x"], PLAIN).expect_err("in the way");
         assert!(error.contains("would both be"), "{error}");
     }
 
