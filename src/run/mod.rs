@@ -30,6 +30,7 @@ use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 use crate::cluster::Cluster;
 use crate::cluster::input::InputError;
 use crate::cluster::node::Settings;
+use crate::cluster::stream::Stream;
 use crate::config::{Config, GuardLines, Look, Mode};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{
@@ -278,6 +279,8 @@ struct Run {
     loss_is_lost_lock: bool,
     /// What hosts are doing now is the last that they do: its end is theirs.
     is_last_step: bool,
+    /// An upload that was never begun.
+    unsent: Option<Stream>,
     /// Where something is left in run directories.
     leftovers: Vec<(NodeId, String)>,
     /// How much is told where many hosts fail.
@@ -320,6 +323,7 @@ impl Run {
             ),
             loss_is_lost_lock: false,
             is_last_step: false,
+            unsent: None,
             leftovers: Vec::new(),
             extent: extent(&config.look),
             phase: Phase::Connect,

@@ -62,10 +62,15 @@ impl Run {
         }
         let job = self.plain_job(&upload.lines, upload.nonces.as_ref(), conduct);
         let mut stream = Stream::new();
-        self.prepare(conduct, |run, node| {
+        let prepared = self.prepare(conduct, |run, node| {
             let chunks = stream.add(run.cluster.waker(node));
             Order::Upload(Arc::clone(&job), chunks)
-        })?;
+        });
+        if let Err(stop) = prepared {
+            // Hosts that wait for it are told to stop, and not that it is gone.
+            self.unsent = Some(stream);
+            return Err(stop);
+        }
         let begun = Instant::now();
         let takers = self.nodes(|state| matches!(state, State::Awaiting));
         for node in &takers {
