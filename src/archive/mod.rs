@@ -1,7 +1,7 @@
 //! The files of an upload, as one tar stream.
 //!
 //! [`names`] says what a file will be called on the hosts, [`sources`] checks what
-//! was named before anything is connected, [`walk`] goes through it, [`write`]
+//! was named before anything is connected, [`walk`] goes through it, [`mod@write`]
 //! makes the stream, [`compress`] makes it smaller, and [`sink`] is what takes
 //! it. Who that is is up to `cluster`.
 

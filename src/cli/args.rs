@@ -296,7 +296,7 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Output")]
     pub(super) json: bool,
 
-    /// Also write each host's output to DIR/<host>.stdout and .stderr
+    /// Also write each host's output to DIR/HOST.stdout and .stderr
     #[arg(long, value_name = "DIR", help_heading = "Output")]
     pub(super) output_dir: Option<PathBuf>,
 
