@@ -135,7 +135,7 @@ fn main() {
             ],
         );
     }
-    if is_wanted("line") {
+    if is_wanted("long-line") {
         let command = "head -c 40000000 /dev/zero | tr '\\0' x";
         bench.row(
             "one line of 40 MB",

@@ -36,6 +36,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// When a silent host counts as lost.
     pub liveness: Liveness,
+    /// How many bytes of output a node may have under way.
+    pub credit: usize,
 }
 
 /// What a node is told.

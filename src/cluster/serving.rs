@@ -293,7 +293,7 @@ impl<'a> Serving<'a> {
             process.hold(true);
         }
         let node = self.node;
-        let credit = Credit::new(node.waker.clone());
+        let credit = Credit::new(node.settings.credit, node.waker.clone());
         let mut ports = CommandPorts::new(node.id, node.display.clone(), credit, source);
         let stream = match job.terminal {
             Some(_) => Stream::Stdout,

@@ -11,22 +11,36 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::wake::Waker;
 
-/// Bytes that one node may have under way. With the unread window of its
+/// Bytes that a node may have under way at least. With the unread window of its
 /// channel and the session itself this makes half a MiB.
-pub const LIMIT: usize = 64 * 1024;
+const LEAST: usize = 64 * 1024;
+
+/// And at most: each piece wakes a thread, so that few large ones cost less.
+const MOST: usize = 512 * 1024;
+
+/// What all nodes may have under way together, where they are few enough.
+const TOGETHER: usize = 2 * 1024 * 1024;
+
+/// How much each of so many nodes may have under way, in bytes.
+#[must_use]
+pub fn limit(nodes: usize) -> usize {
+    (TOGETHER / nodes.max(1)).clamp(LEAST, MOST)
+}
 
 /// The credit of one node.
 #[derive(Debug)]
 pub struct Credit {
+    limit: usize,
     used: AtomicUsize,
     waker: Waker,
 }
 
 impl Credit {
-    /// Nothing used yet; `waker` reaches the node.
+    /// Nothing used yet of so many bytes; `waker` reaches the node.
     #[must_use]
-    pub fn new(waker: Waker) -> Arc<Self> {
+    pub fn new(limit: usize, waker: Waker) -> Arc<Self> {
         Arc::new(Self {
+            limit,
             used: AtomicUsize::new(0),
             waker,
         })
@@ -35,7 +49,8 @@ impl Credit {
     /// How much more may be taken.
     #[must_use]
     pub fn room(&self) -> usize {
-        LIMIT.saturating_sub(self.used.load(Ordering::Acquire))
+        let used = self.used.load(Ordering::Acquire);
+        self.limit.saturating_sub(used)
     }
 
     /// Takes a loan. More than there is room for is possible (a single byte may
@@ -61,7 +76,8 @@ impl Drop for Loan {
     fn drop(&mut self) {
         let before = self.credit.used.fetch_sub(self.bytes, Ordering::AcqRel);
         let after = before - self.bytes;
-        if before >= LIMIT && after < LIMIT {
+        let limit = self.credit.limit;
+        if before >= limit && after < limit {
             self.credit.waker.wake();
         }
     }
@@ -72,10 +88,12 @@ mod tests {
     use super::*;
     use crate::wake;
 
+    const LIMIT: usize = 1000;
+
     #[test]
     fn a_loan_comes_back_when_it_is_dropped() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
-        let credit = Credit::new(waker);
+        let credit = Credit::new(LIMIT, waker);
         let loan = credit.lend(LIMIT - 1);
         assert_eq!(credit.room(), 1);
         drop(loan);
@@ -85,12 +103,19 @@ mod tests {
     #[test]
     fn an_overdrawn_credit_has_no_room() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
-        let credit = Credit::new(waker);
+        let credit = Credit::new(LIMIT, waker);
         let loan = credit.lend(LIMIT);
         let more = credit.lend(1);
         assert_eq!(credit.room(), 0);
         drop(loan);
         assert_eq!(credit.room(), LIMIT - 1);
         drop(more);
+    }
+
+    #[test]
+    fn few_nodes_have_more_credit_than_many() {
+        assert_eq!(limit(1), MOST);
+        assert_eq!(limit(8), 256 * 1024);
+        assert_eq!(limit(1000), LEAST);
     }
 }

@@ -38,6 +38,7 @@ use crate::event::{
 };
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
+use crate::output::credit;
 use crate::output::printer::{self, LastWords, OutputError};
 use crate::output::screen::{Screen, Standing};
 use crate::output::summary::{self, Extent};
@@ -180,6 +181,7 @@ fn prepare(config: &Config, outlets: &Outlets) -> Result<Prepared, Stop> {
             credentials,
             connect_timeout: connection.timeout,
             liveness: connection.liveness,
+            credit: credit::limit(config.targets.len()),
         },
         sudo_password,
     })

@@ -22,7 +22,7 @@ const PACKET: u32 = 32 * 1024;
 pub const INPUT_CHUNK: usize = 32_700;
 
 /// The most that is read at once.
-const OUTPUT_CHUNK: usize = 64 * 1024;
+const OUTPUT_CHUNK: usize = 256 * 1024;
 
 /// Where so much comes at once, more is likely to follow.
 const MUCH: usize = 16 * 1024;
