@@ -118,6 +118,16 @@ impl Outcome {
         }
     }
 
+    /// The same end, of a host that has lost its lock, which is what counts then.
+    #[must_use]
+    pub fn without_lock(self, reason: &Tree) -> Self {
+        Self {
+            status: Status::LockLost,
+            reason: Some(reason.clone()),
+            ..self
+        }
+    }
+
     /// Whether all is well.
     #[must_use]
     pub fn is_ok(&self) -> bool {

@@ -209,10 +209,6 @@ fn mistakes_connect_to_nothing() {
         ),
         (&["--diff", "-C", "true"], &["--diff", "needs --fold"]),
         (
-            &["--json", "-q", "-C", "true"],
-            &["--json", "-q", "take one"],
-        ),
-        (
             &["--json", "-l", "-C", "true"],
             &["-l has nothing to group"],
         ),

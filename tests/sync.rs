@@ -672,7 +672,7 @@ fn a_run_directory_is_never_somebody_elses() {
 #[test]
 fn what_a_tool_has_left_is_said_once_also_quietly() {
     local_file(&HOSTS, "left", "content");
-    for options in [&[][..], &["-q"]] {
+    for options in [&[][..], &["-q"], &["--json"], &["--json", "-q"]] {
         let run = all(&[options, &["-e", "-n", "test -e left", "-S", "left"]].concat());
         let run = orgalorg(&HOSTS, run).run().code(0);
         let said = run.says("--apply").says("-r /").says("/var/run/orgalorg/");

@@ -23,10 +23,6 @@ pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
             "--diff shows how folded output differs, so it needs --fold",
         ),
         (
-            args.json && args.quiet,
-            "--json is for programs and -q for plain bytes; take one of them",
-        ),
-        (
             args.json && args.serial,
             "--json says with each line whose it is, so -l has nothing to group",
         ),

@@ -204,6 +204,11 @@ impl Run {
                 *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
             }
         }
+        for (node, reason) in &self.results.lost_locks {
+            let state = &mut self.states[node.0];
+            let outcome = state.outcome().cloned().unwrap_or_else(Outcome::cancelled);
+            *state = State::Ended(outcome.without_lock(reason));
+        }
     }
 
     /// Frees the locks, last of all.

@@ -503,7 +503,8 @@ impl Run {
             self.log(Level::Warn, tree);
             return Ok(());
         }
-        self.results.lost_locks.insert(node, tree.clone());
+        let reason = tree.causes.first().unwrap_or(&tree);
+        self.results.lost_locks.insert(node, reason.clone());
         self.log(Level::Error, tree);
         Err(Stop::LockLost)
     }

@@ -65,11 +65,7 @@ impl Run {
             state => state.outcome().cloned().unwrap_or_else(Outcome::cancelled),
         };
         let outcome = match self.results.lost_locks.get(&node) {
-            Some(reason) => Outcome {
-                status: Status::LockLost,
-                reason: reason.causes.first().cloned(),
-                ..outcome
-            },
+            Some(reason) => outcome.without_lock(reason),
             None => outcome,
         };
         if self.results.told.insert(node) {
