@@ -14,7 +14,7 @@ use std::process::{Command, ExitCode};
 use hosts::Hosts;
 
 /// What is shown: a comment, and a command line for a shell.
-const STEPS: [(&str, &str); 7] = [
+const STEPS: [(&str, &str); 9] = [
     (
         "One command on five hosts. Each line says where it comes from.",
         "orgalorg -o web[1-3],db[1-2] -C 'echo $(hostname) up since $(uptime -s)'",
@@ -32,6 +32,16 @@ const STEPS: [(&str, &str); 7] = [
         "A script that is on none of them.",
         "printf 'for i in 1 2; do echo step $i on $(hostname); done\\n' | \
          orgalorg -o db[1-2] -i - -C bash",
+    ),
+    (
+        "Who has the same, who has not: identical output once, and the difference.",
+        "orgalorg -q -o db2 -C 'echo 10.0.0.9 backup >> /etc/hosts'; \
+         orgalorg --fold --diff -o web[1-3],db[1-2] -C 'tail -n 3 /etc/hosts'",
+    ),
+    (
+        "Files, as one stream to all hosts: put in place, then something is reloaded.",
+        "mkdir -p app && echo 'workers 4' > app/app.conf; \
+         orgalorg -o web[1-3] --apply -m -n 'echo reloaded $(hostname)' -S app",
     ),
     (
         "What fails is named, with the reason, and the exit status says so.",

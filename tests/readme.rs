@@ -57,11 +57,12 @@ fn every_example_works() {
         let is_upload = example.contains(" -U ");
         let is_silent = example.contains("-C true") || is_upload;
         assert_eq!(stdout.is_empty(), is_silent, "{example}{stdout}");
-        // Only the example with a host that is not there complains, and the one of
-        // an upload tells how far it is.
+        // Only the example with a host that is not there complains, and uploads tell
+        // how far they are.
+        let is_told = is_upload || (example.contains(" -S ") && !example.contains(" -q "));
         assert_eq!(
             !stderr.is_empty(),
-            example.contains("nosuchhost") || is_upload,
+            example.contains("nosuchhost") || is_told,
             "{example}{stderr}"
         );
     }
