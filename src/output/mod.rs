@@ -188,7 +188,8 @@ pub struct Progress {
     pub total: usize,
     /// Hosts that have failed so far.
     pub failed: usize,
-    /// Bytes sent and bytes in all, where there are bytes to be sent.
+    /// Bytes sent and bytes in all, where there are bytes to be sent. Who tells these
+    /// tells nothing about hosts, once somebody else has.
     pub bytes: Option<(u64, u64)>,
 }
 

@@ -81,12 +81,23 @@ impl StatusBar {
 
     /// The run has got on.
     pub fn update(&mut self, progress: Progress, now: Instant) {
-        let is_new = self.progress.is_none_or(|old| old.phase != progress.phase);
-        if is_new {
+        let old = self.progress.filter(|old| old.phase == progress.phase);
+        if old.is_none() {
             self.since = Some(now);
             self.samples.clear();
         }
-        self.progress = Some(progress);
+        // Who counts bytes does not count hosts, and the other way round.
+        self.progress = Some(match (old, progress.bytes) {
+            (Some(old), Some(_)) => Progress {
+                bytes: progress.bytes,
+                ..old
+            },
+            (Some(old), None) => Progress {
+                bytes: old.bytes,
+                ..progress
+            },
+            (None, _) => progress,
+        });
         let Some((bytes, _)) = progress.bytes else {
             return;
         };
@@ -326,6 +337,11 @@ mod tests {
             "UPLOAD ━━━━━━━━━━━━┄┄┄┄┄┄┄┄┄┄┄┄ 0/40  100.0 MiB of 200.0 MiB  10.0 MiB/s  0:10 left"
         );
         assert_eq!(bar.line(30, now).unwrap(), "UPLOAD 0/40 50%");
+        // Hosts that are through with it are told apart from bytes.
+        bar.update(progress(Phase::Upload, 2, 1), now);
+        bar.update(uploading(100 * MIB), now);
+        assert_eq!(bar.line(30, now).unwrap(), "UPLOAD 2/40  1 failed 50%");
+        bar.update(progress(Phase::Upload, 0, 0), now);
         // Nothing comes any more: the rate goes down.
         let later = line(&bar, now + Duration::from_secs(5));
         assert!(later.contains("  5.0 MiB/s  0:20 left"), "{later}");

@@ -26,13 +26,17 @@ impl Run {
         self.show_progress();
     }
 
-    /// Tells the status bar where all hosts are. (An upload knows better, and
-    /// tells by itself.)
+    /// Tells the status bar where all hosts are. (How many bytes of an upload have
+    /// been sent is told by who sends them.)
     pub(super) fn show_progress(&self) {
         let display = &self.outlets.display;
-        if !display.shows_progress() || self.phase == Phase::Upload {
+        if !display.shows_progress() {
             return;
         }
+        let is_sending = self
+            .states
+            .iter()
+            .any(|state| matches!(state, State::Uploading));
         let (mut done, mut failed, mut skipped) = (0, 0, 0);
         for state in &self.states {
             let has_failed = match state {
@@ -42,7 +46,7 @@ impl Run {
             };
             failed += usize::from(has_failed);
             skipped += usize::from(matches!(state, State::Skipped));
-            done += usize::from(self.phase.is_over_for(state));
+            done += usize::from(self.phase.is_over_for(state, is_sending));
         }
         display.progress(Progress {
             phase: self.phase,
@@ -97,7 +101,7 @@ impl Run {
 }
 
 impl Phase {
-    fn is_over_for(self, state: &State) -> bool {
+    fn is_over_for(self, state: &State, is_sending: bool) -> bool {
         match (self, state) {
             (_, State::Skipped) => false,
             (_, State::Ended(_) | State::Finished(_)) => true,
@@ -106,7 +110,8 @@ impl Phase {
                 State::Waiting | State::Connecting(..) | State::Asking
             ),
             (Self::Lock, _) => matches!(state, State::Refused(_) | State::Guarded(_)),
-            (Self::Upload, _) => false,
+            // Nothing is sent to anybody before all are ready for it.
+            (Self::Upload, _) => matches!(state, State::Guarded(_)) && is_sending,
             (Self::Exec, _) => matches!(state, State::Running),
             (Self::Wait, _) => false,
         }
