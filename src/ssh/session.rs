@@ -217,7 +217,8 @@ pub(super) fn classify(error: &ssh2::Error) -> SessionError {
 
 fn describe(error: &ssh2::Error) -> String {
     match error.code() {
-        ErrorCode::Session(-13 | -43) => "the host closed the connection".to_owned(),
+        // SOCKET_SEND, SOCKET_DISCONNECT, SOCKET_RECV: whichever of them comes first.
+        ErrorCode::Session(-7 | -13 | -43) => "the host closed the connection".to_owned(),
         ErrorCode::Session(-2) => "the host does not speak SSH".to_owned(),
         ErrorCode::Session(KEX_FAILURE | -17) => {
             "no common algorithm, or the key exchange failed".to_owned()
