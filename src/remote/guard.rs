@@ -618,6 +618,50 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_whose_connection_has_gone_before_it_began_ends_nobody_elses_children() {
+        under_each(|number, shell, path| {
+            let (daemon, its_time) = stubborn(400 + number);
+            let lost = |mode: &str, sshd: &str| {
+                // It and the daemon are children of init by then.
+                let program = r#"script=$1 path=$2 mode=$3 sshd=$4; shift 4
+                    exec 4<&0
+                    (setsid sh -c 'script=$1 path=$2 mode=$3 sshd=$4; shift 4
+                        exec "$@" -c "$script" orgalorg-guard $$ "$sshd" test "$mode" \
+                            nothing 60 holder "$path"' - "$script" "$path" "$mode" "$sshd" "$@" <&4 &)"#;
+                let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
+                let mut child = Command::new("sh")
+                    .args(["-c", program, "sh", &read])
+                    .arg(path)
+                    .args([mode, sshd])
+                    .args(shell)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .expect("sh");
+                let mut stdin = child.stdin.take().expect("piped");
+                stdin.write_all(SCRIPT.as_bytes()).expect("it listens");
+                drop(stdin);
+                let said = child.wait_with_output().expect("it ends").stdout;
+                let said = String::from_utf8_lossy(&said).into_owned();
+                assert!(said.ends_with("ENDED\n"), "{shell:?} {said}");
+            };
+            let started = Command::new("sh")
+                .args(["-c", &format!("({daemon})")])
+                .status();
+            assert!(started.expect("sh").success());
+            wait_until("the daemon", || is_running(&its_time));
+            for (mode, sshd) in [("lock", "1"), ("sweep", "1"), ("none", "1")] {
+                lost(mode, sshd);
+                assert!(is_running(&its_time), "{shell:?} {mode}");
+            }
+            // Where init is not the one with number 1, its name tells.
+            let pid = pid_of(&its_time).expect("it runs").to_string();
+            lost("sweep", &pid);
+            assert!(is_running(&its_time), "{shell:?}");
+        });
+    }
+
+    #[test]
     fn what_a_command_has_left_that_has_ended_is_spared() {
         under_each(|number, shell, path| {
             let mut connection = Connection::start(shell, path);

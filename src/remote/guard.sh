@@ -15,7 +15,10 @@
 # Needs a POSIX sh, sed, any flock, and /proc or a ps that knows -A and -o.
 leader=$1 sshd=$2 connection=$3 mode=$4 make=$5 lease=$6 who=$7 path=$8
 leaders= spared= pending= has_started= dog= locked= round=0
-run_directory= left_directory=
+run_directory= left_directory= has_orders=
+# Who has lost its parent already has another one, whose children are all daemons of
+# this host.
+case $sshd in 0 | 1) sshd=none ;; esac
 
 say() {
     printf '%s\n' "$1"
@@ -286,7 +289,11 @@ leave() {
     # We may come from anywhere.
     unset IFS
     call_off_dog
-    [ "$mode" = sweep ] || learn || find_orphan
+    # Nothing is started before we have said that we are ready, and an order that
+    # came after that shows that our parent really was the connection's.
+    if [ "$mode" != sweep ] && [ "$has_orders" ]; then
+        learn || find_orphan
+    fi
     end_commands
     remove_run_directory
     trap - EXIT
@@ -383,6 +390,8 @@ trap '' HUP PIPE INT QUIT
 trap leave ALRM TERM
 trap fall EXIT
 if [ "$mode" = sweep ]; then
+    # There is no order to show it.
+    case $(cat "/proc/$sshd/comm" 2>/dev/null) in '' | *ssh* | *bear*) ;; *) sshd=none ;; esac
     learn
     find_dogs
     leave
@@ -392,6 +401,7 @@ unleash_dog
 say "READY"
 
 while IFS= read -r order; do
+    has_orders=yes
     case $order in
         BEAT*)
             # "command eval", because dash and BusyBox go on then if there are no
