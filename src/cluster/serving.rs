@@ -34,6 +34,10 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// How long a guard may take to get ready, however long connecting took.
 const LEAST_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What lies unsent in the kernel is looked at in steps of so many bytes: more than
+/// a few heartbeats, and little on any wire.
+const PAGE: i32 = 4096;
+
 /// How long a guard that was let go may take.
 const LEAVING: Duration = Duration::from_secs(2);
 
@@ -619,7 +623,12 @@ impl Running {
         let is_stuck = self.is_stuck();
         // The end of it may take its time on a slow link.
         let is_all_sent = self.ports.has_sent_archive();
-        let on_the_way = if is_all_sent { session.on_the_way() } else { 0 };
+        // (In pages: heartbeats come and go meanwhile, and show nothing.)
+        let on_the_way = if is_all_sent {
+            session.on_the_way() / PAGE
+        } else {
+            0
+        };
         let taken = (self.process.taken(), self.process.window(), on_the_way);
         let flow = self.upload.as_mut()?;
         if !is_stuck || taken != flow.taken {
