@@ -213,6 +213,9 @@ pub enum NodeEvent {
     Finished(Outcome),
     /// Something is left in this run directory.
     Left(String),
+    /// The guard has not said in time that it goes: commands may still be about to
+    /// end, and the lock be held until then.
+    NotLetGo,
     /// The lock is not (certainly) ours any more, for this reason.
     LockLost(Tree),
     /// What the commands are to read cannot be read (a local problem, not the

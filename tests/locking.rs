@@ -293,7 +293,13 @@ fn an_interrupted_run_leaves_nothing_and_names_the_unfinished() {
         let finished = run.finish_within(ENDING).killed_by(number);
         let elapsed = signalled.elapsed();
         for host in &hosts {
-            assert!(!runs(host, "sleep 86399"), "{name}");
+            let left = guests(host);
+            let is_command = |process: &Process| process.command.contains("sleep 86399");
+            assert!(
+                !left.iter().any(is_command),
+                "{name}: after {elapsed:?} there still is {left:#?}\n{}",
+                finished.stderr()
+            );
             assert_free(host);
             wait_until_empty(host, ENDING);
         }
@@ -382,6 +388,24 @@ fn a_second_signal_ends_it_at_once_and_still_nothing_is_left() {
     assert!(signalled.elapsed() < Duration::from_millis(1500));
     wait_until_empty(&hosts[0], ENDING);
     assert_free(&hosts[0]);
+}
+
+#[test]
+fn an_interrupted_run_names_the_hosts_that_say_nothing_of_their_end() {
+    let hosts = Hosts::start(2);
+    let run = stubborn(&hosts, &[]);
+    hosts[1].freeze();
+    let signalled = Instant::now();
+    run.signal("INT");
+    let finished = run.finish_within(ENDING).killed_by(SIGINT);
+    let elapsed = signalled.elapsed();
+    assert!(elapsed < Duration::from_secs(6), "{elapsed:?}");
+    finished.says("no word in time that all has ended and the lock is free on 1 node: web2\n");
+    wait_until_empty(&hosts[0], ENDING);
+    assert_free(&hosts[0]);
+    hosts[1].thaw();
+    wait_until_empty(&hosts[1], ENDING);
+    assert_free(&hosts[1]);
 }
 
 #[test]

@@ -405,7 +405,10 @@ impl<'a> Serving<'a> {
         let is_late = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);
         if is_late(self.goal.limit()) {
             return match self.goal {
-                Goal::Leave(_) => Ok(Some(Outcome::cancelled())),
+                Goal::Leave(_) => {
+                    self.node.tell(NodeEvent::NotLetGo);
+                    Ok(Some(Outcome::cancelled()))
+                }
                 _ => Err(SessionError::Lost("the guard does not let go".into())),
             };
         }

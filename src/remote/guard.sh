@@ -186,20 +186,36 @@ tell_time() {
     case $now in *.??) now=$((${now%.*} * 100 + 1${now#*.} - 100)) ;; *) now= ;; esac
 }
 
-# Waits until nothing doomed is left, for so many tenths of a second, and sends a
-# signal, if one is named, again and again: while some are signalled, others may
+# Waits until nothing doomed is left, for so many tenths of a second. If a signal is
+# named, whoever is found on the way gets it: while some are signalled, others may
 # start more.
 wait_for_doomed() {
     tries=$1
     tell_time
     until=${now:+$((now + tries * 10))}
-    while find_doomed; [ "$doomed" ]; do
+    while [ "$doomed" ]; do
+        # Looking costs much, and asking nothing. But who is gone may be asked for as
+        # long as its parent does not care, and its children are not asked.
+        [ "$2" ] && questions=1 || questions=5
+        while pause; questions=$((questions - 1)); [ "$questions" -gt 0 ] && is_time_left && lives_any; do :; done
+        find_doomed
         [ -z "$2" ] || signal_doomed "$2"
-        # On a host with very many processes, looking takes time as well.
-        [ -z "$until" ] || tell_time
-        [ "$tries" -gt 0 ] && [ "${now:-0}" -le "${until:-0}" ] || return 1
-        pause
+        is_time_left || break
     done
+    [ -z "$doomed" ]
+}
+
+is_time_left() {
+    # On a host with very many processes, looking takes time as well.
+    [ -z "$until" ] || tell_time
+    [ "$tries" -gt 0 ] && [ "${now:-0}" -lt "${until:-1}" ]
+}
+
+lives_any() {
+    for pid in $doomed; do
+        ! kill -0 "$pid" 2>/dev/null || return 0
+    done
+    return 1
 }
 
 signal_doomed() {
@@ -215,6 +231,7 @@ end_commands() {
         find_doomed
         signal_doomed TERM
         if ! wait_for_doomed 30 ''; then
+            signal_doomed KILL
             wait_for_doomed 10 KILL
         fi
         for pid in $marked; do

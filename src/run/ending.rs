@@ -10,7 +10,7 @@ use signal_hook::low_level::signal_name;
 use crate::cluster::node::Order;
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, Log, NodeId, Outcome};
-use crate::hosts::Target;
+use crate::hosts::{Target, fold};
 use crate::output::Message;
 use crate::output::printer::OutputError;
 use crate::output::summary;
@@ -218,6 +218,23 @@ impl Run {
             self.cluster.order(node, Order::Release);
         }
         self.settle(deadline, is_there);
+        let late = self.nodes(is_there);
+        self.unconfirmed.extend(late);
+        self.tell_unconfirmed();
+    }
+
+    fn tell_unconfirmed(&self) {
+        if self.unconfirmed.is_empty() {
+            return;
+        }
+        let nodes = self.unconfirmed.iter();
+        let names = nodes.map(|node| self.targets[node.0].prefix.as_str());
+        let text = format!(
+            "no word in time that all has ended and the lock is free on {}: {}",
+            summary::nodes(self.unconfirmed.len()),
+            fold(names)
+        );
+        self.log(Level::Warn, text);
     }
 
     /// Takes what nodes say while any of them is in such a state, for as long as

@@ -285,6 +285,8 @@ struct Run {
     unsent: Option<Stream>,
     /// Where something is left in run directories.
     leftovers: Vec<(NodeId, String)>,
+    /// Where it is not known whether all has ended.
+    unconfirmed: Vec<NodeId>,
     /// How much is told where many hosts fail.
     extent: Extent,
     /// What the run is busy with.
@@ -327,6 +329,7 @@ impl Run {
             is_last_step: false,
             unsent: None,
             leftovers: Vec::new(),
+            unconfirmed: Vec::new(),
             extent: extent(&config.look),
             phase: Phase::Connect,
             results: Results::default(),
@@ -422,6 +425,10 @@ impl Run {
             NodeEvent::Awaiting => State::Awaiting,
             NodeEvent::Left(left) => {
                 self.leftovers.push((node, left));
+                return Ok(());
+            }
+            NodeEvent::NotLetGo => {
+                self.unconfirmed.push(node);
                 return Ok(());
             }
             NodeEvent::Ended(outcome) => return self.note_end(node, outcome),
