@@ -43,13 +43,22 @@ pub fn orgalorg_in_empty_home<A: AsRef<OsStr>>(
     arguments: impl IntoIterator<Item = A>,
 ) -> Orgalorg {
     let mut command = hosts.client(program());
-    command.args(arguments).current_dir(hosts.home());
-    Orgalorg {
-        command,
-        stdin: None,
-        source: None,
-        limit: LIMIT,
-    }
+    command.args(arguments);
+    Orgalorg::new(hosts, command)
+}
+
+/// The program as root, but as one whom file permissions stop.
+pub fn orgalorg_that_may_not_read_everything<A: AsRef<OsStr>>(
+    hosts: &Hosts,
+    arguments: impl IntoIterator<Item = A>,
+) -> Orgalorg {
+    furnish_home(hosts);
+    let mut command = hosts.client("setpriv");
+    command
+        .arg("--bounding-set=-dac_override,-dac_read_search")
+        .arg(program())
+        .args(arguments);
+    Orgalorg::new(hosts, command)
 }
 
 /// The same for hosts that several tests use at once, which therefore cannot lock
@@ -98,6 +107,16 @@ pub fn login(user: &str, host: &Host) -> String {
 }
 
 impl Orgalorg {
+    fn new(hosts: &Hosts, mut command: Command) -> Self {
+        command.current_dir(hosts.home());
+        Self {
+            command,
+            stdin: None,
+            source: None,
+            limit: LIMIT,
+        }
+    }
+
     /// What it reads from its stdin (nothing by default).
     pub fn stdin(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.stdin = Some(bytes.into());

@@ -4,6 +4,7 @@
 use std::fs;
 
 use super::hosts::{Host, Hosts};
+use super::support::orgalorg_that_may_not_read_everything;
 use super::{
     has_file, install_slow_tar, run, run_directories, runs, shell, wait_for_slow_tar,
     wait_until_clean,
@@ -18,10 +19,14 @@ const SIGINT: i32 = 2;
 /// A tool that shows that it has been run.
 const TOOL: &str = "echo ran >>/tmp/ran";
 
-/// Writes a file of so many bytes into the client's home.
+/// Writes a new file of so many bytes into the client's home.
 fn write_file(hosts: &Hosts, name: &str, size: usize) -> Vec<u8> {
     let bytes: Vec<u8> = (0..size).map(|i| (i % 253) as u8).collect();
-    fs::write(hosts.home().join(name), &bytes).unwrap();
+    let path = hosts.home().join(name);
+    if path.exists() {
+        fs::remove_file(&path).unwrap();
+    }
+    fs::write(path, &bytes).unwrap();
     bytes
 }
 
@@ -48,8 +53,9 @@ fn files_that_change_while_they_are_sent() {
         let bytes = write_file(&hosts, "big", SIZE);
         write_file(&hosts, "second", 1000);
         install_slow_tar(&hosts[0], 1_000_000);
-        let options = ["-n", TOOL, "-S", "big", "second"];
-        let running = run(&hosts, "-o ops@web[1-2] -e -m", options).spawn();
+        let options = "-o ops@web[1-2] -e -m -n".split_whitespace();
+        let options = options.chain([TOOL, "-S", "big", "second"]);
+        let running = orgalorg_that_may_not_read_everything(&hosts, options).spawn();
         wait_for_slow_tar(&hosts[0], &running);
         shell(&home, change);
         go(&hosts[0]);
@@ -62,6 +68,7 @@ fn files_that_change_while_they_are_sent() {
             "can't upload 'big': it became shorter while it was sent",
         ),
         ("rm second", "can't upload 'second'"),
+        ("chmod 0 second", "can't upload 'second'"),
     ] {
         let (finished, _) = sync(change);
         let finished = finished.code(1).says(reason).says("on all 2 nodes");
