@@ -4,8 +4,10 @@
 //! Used by [`super::grouped`] and [`super::folded`]. What a node said is a chain
 //! of records (a stream, and bytes), in the order in which it came. It is cut into
 //! extents of a handy size, which stay in memory as long as all of them together
-//! are few, and go to the file, wherever that ends, when they are not.
+//! are few, and go to the file when they are not. There each node gets regions that
+//! grow with what it has to say: a long output is a few long extents.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -15,7 +17,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use crate::event::{NodeId, Stream};
 
 /// What may be in memory of all nodes together before anything is spilled.
-const IN_MEMORY: usize = 2 * 1024 * 1024;
+const IN_MEMORY: usize = 1024 * 1024;
 
 /// An extent has at least so much, and less than twice that; what is not one yet
 /// stays in memory in any case.
@@ -33,55 +35,83 @@ const HEADER: usize = 5;
 /// Said in place of what cannot be read back.
 const LOST: &[u8] = b"\n[orgalorg: kept output was lost: its file cannot be read]\n";
 
+/// A node's first region in the file, and the longest.
+const REGIONS: (u64, u64) = (64 * 1024, 64 * 1024 * 1024);
+
+/// What is read back at once: more than a record, or the end of one could be
+/// missing.
+const WINDOW: u64 = 2 * EXTENT as u64;
+
+/// How much has to be passed before the file gives it back.
+const HOLE: u64 = 64 * 1024;
+
 /// The output of all nodes.
 pub struct Store {
     nodes: Vec<Kept>,
     spill: Option<File>,
-    /// Where the file ends.
+    /// Where the last region of the file ends.
     end: u64,
     /// Bytes of extents in memory.
     memory: usize,
     /// Where spilling begins.
     limit: usize,
-    /// The extent in the buffer.
-    loaded: Option<(NodeId, usize)>,
+    /// What is in the buffer: from where in the file.
+    loaded: u64,
     buffer: Vec<u8>,
 }
 
 /// The output of one node.
 #[derive(Default)]
 struct Kept {
-    extents: Vec<Extent>,
+    /// One after the other, without gaps.
+    extents: VecDeque<Extent>,
     /// What follows the extents.
     tail: Vec<u8>,
-    /// Where the last record of the tail begins, if it may still grow.
+    /// Where the tail begins in the chain.
+    tail_start: u64,
+    /// Where in the tail the last record begins, if it may still grow.
     last: Option<usize>,
+    /// The node's next region in the file.
+    region: u64,
 }
 
 /// A piece of the chain.
-enum Extent {
+struct Extent {
+    /// Where in the chain it begins.
+    start: u64,
+    place: Place,
+}
+
+enum Place {
     Memory(Box<[u8]>),
-    /// Where it is in the file, and how long.
-    File(u64, usize),
+    /// A part of a region.
+    File {
+        at: u64,
+        length: u64,
+        /// How much more the region can take.
+        room: u64,
+    },
 }
 
 impl Extent {
-    fn length(&self) -> usize {
-        match self {
-            Self::Memory(bytes) => bytes.len(),
-            Self::File(_, length) => *length,
-        }
+    fn end(&self) -> u64 {
+        let length = match &self.place {
+            Place::Memory(bytes) => bytes.len() as u64,
+            Place::File { length, .. } => *length,
+        };
+        self.start + length
     }
 }
 
 /// How far somebody has read what a node said.
 #[derive(Debug, Default)]
 pub struct Cursor {
-    /// The extent; the tail is the one after the last.
-    extent: usize,
-    at: usize,
+    /// Where in the chain it stands.
+    at: u64,
     /// Of the record at hand: its stream, and how much is left.
     record: Option<(Stream, usize)>,
+    /// Up to where the file has given back what was passed.
+    freed: u64,
 }
 
 impl Store {
@@ -94,7 +124,7 @@ impl Store {
             end: 0,
             memory: 0,
             limit: IN_MEMORY,
-            loaded: None,
+            loaded: 0,
             buffer: Vec::new(),
         }
     }
@@ -105,122 +135,154 @@ impl Store {
             let kept = &mut self.nodes[node.0];
             kept.add(stream, bytes);
             if kept.tail.len() >= EXTENT {
-                kept.last = None;
-                let extent = std::mem::take(&mut kept.tail);
-                let extent = self.put_away(extent);
-                self.nodes[node.0].extents.push(extent);
+                self.put_tail_away(node);
             }
         }
     }
 
-    fn put_away(&mut self, bytes: Vec<u8>) -> Extent {
-        if self.memory + bytes.len() > self.limit
-            && let Ok(at) = self.spill(&bytes)
-        {
-            return Extent::File(at, bytes.len());
-        }
+    fn put_tail_away(&mut self, node: NodeId) {
+        let kept = &mut self.nodes[node.0];
+        let bytes = std::mem::take(&mut kept.tail);
+        let start = kept.tail_start;
+        kept.tail_start += bytes.len() as u64;
+        kept.last = None;
         // Without a temporary file, memory has to do.
-        self.memory += bytes.len();
-        Extent::Memory(bytes.into())
+        if self.memory + bytes.len() <= self.limit || self.spill(node, start, &bytes).is_err() {
+            self.memory += bytes.len();
+            let place = Place::Memory(bytes.into());
+            self.nodes[node.0]
+                .extents
+                .push_back(Extent { start, place });
+        }
     }
 
-    fn spill(&mut self, bytes: &[u8]) -> io::Result<u64> {
+    /// Puts the next bytes of a chain into the file.
+    fn spill(&mut self, node: NodeId, start: u64, bytes: &[u8]) -> io::Result<()> {
         let file = match &mut self.spill {
             Some(file) => file,
             None => self.spill.insert(tempfile::tempfile()?),
         };
-        let at = self.end;
-        file.write_all_at(bytes, at)?;
-        self.end += bytes.len() as u64;
-        Ok(at)
+        let more = bytes.len() as u64;
+        let kept = &mut self.nodes[node.0];
+        if let Some(Extent { place, .. }) = kept.extents.back_mut()
+            && let Place::File { at, length, room } = place
+            && *room >= more
+        {
+            file.write_all_at(bytes, *at + *length)?;
+            *length += more;
+            *room -= more;
+            return Ok(());
+        }
+        file.write_all_at(bytes, self.end)?;
+        let (first, longest) = REGIONS;
+        let region = kept.region.max(first).max(more);
+        kept.region = (region * 2).min(longest);
+        let place = Place::File {
+            at: self.end,
+            length: more,
+            room: region - more,
+        };
+        kept.extents.push_back(Extent { start, place });
+        self.end += region;
+        Ok(())
     }
 
     /// The next piece of what a node said, from where the cursor stands.
     pub fn read(&mut self, node: NodeId, cursor: &mut Cursor) -> Option<(Stream, &[u8])> {
-        loop {
-            let kept = &mut self.nodes[node.0];
-            let extent = kept.extents.get(cursor.extent);
-            let is_tail = extent.is_none();
-            if cursor.at < extent.map_or(kept.tail.len(), Extent::length) {
-                if is_tail {
-                    // What is being read must not grow in the middle.
-                    kept.last = None;
-                } else if let Err(lost) = self.load(node, cursor.extent) {
-                    cursor.skip_extent();
-                    return Some((Stream::Stderr, lost));
-                }
-                break;
+        let extents = &self.nodes[node.0].extents;
+        let next = extents.partition_point(|extent| extent.end() <= cursor.at);
+        if let Some(extent) = extents.get(next)
+            && let Place::File { at, length, .. } = extent.place
+        {
+            let (from, end) = (at + (cursor.at - extent.start), extent.end());
+            if self.load(from, at + length).is_err() {
+                cursor.at = end;
+                cursor.record = None;
+                return Some((Stream::Stderr, LOST));
             }
-            if is_tail {
-                return None;
-            }
-            cursor.skip_extent();
         }
-        let kept = &self.nodes[node.0];
-        let chain = match kept.extents.get(cursor.extent) {
-            None => &kept.tail[..],
-            Some(Extent::Memory(bytes)) => bytes,
-            Some(Extent::File(..)) => &self.buffer,
+        let kept = &mut self.nodes[node.0];
+        let chain = if let Some(Extent { start, place }) = kept.extents.get(next) {
+            let offset = cursor.at - start;
+            match place {
+                Place::Memory(bytes) => bytes.get(index(offset)..),
+                Place::File { at, .. } => self.buffer.get(index(at + offset - self.loaded)..),
+            }
+        } else {
+            // What is being read must not grow in the middle.
+            kept.last = None;
+            kept.tail.get(index(cursor.at - kept.tail_start)..)
         };
-        let (stream, left) = cursor.record.take().unwrap_or_else(|| {
-            let header = &chain[cursor.at..];
-            cursor.at += HEADER;
-            let is_stderr = header[0] == Stream::Stderr as u8;
-            let stream = [Stream::Stdout, Stream::Stderr][usize::from(is_stderr)];
-            (stream, length(header))
-        });
-        let piece = &chain[cursor.at..][..left.min(PIECE)];
-        cursor.at += piece.len();
+        let chain = chain.filter(|chain| !chain.is_empty())?;
+        let (stream, left, body) = match cursor.record.take() {
+            Some((stream, left)) => (stream, left, chain),
+            None => {
+                let (header, body) = chain.split_at_checked(HEADER)?;
+                cursor.at += HEADER as u64;
+                let is_stderr = header[0] == Stream::Stderr as u8;
+                let stream = [Stream::Stdout, Stream::Stderr][usize::from(is_stderr)];
+                (stream, length(header), body)
+            }
+        };
+        let piece = &body[..left.min(PIECE).min(body.len())];
+        cursor.at += piece.len() as u64;
         if piece.len() < left {
             cursor.record = Some((stream, left - piece.len()));
         }
         Some((stream, piece))
     }
 
-    /// Reads an extent back, if it is not in memory.
-    fn load(&mut self, node: NodeId, extent: usize) -> Result<(), &'static [u8]> {
-        let Extent::File(at, length) = self.nodes[node.0].extents[extent] else {
-            return Ok(());
-        };
-        if self.loaded == Some((node, extent)) {
+    /// Gets the file's bytes from here on into the buffer, up to there and as many
+    /// as there may be in a piece.
+    fn load(&mut self, from: u64, to: u64) -> io::Result<()> {
+        let loaded = self.loaded..self.loaded + self.buffer.len() as u64;
+        let needed = to.min(from + (HEADER + PIECE) as u64);
+        if loaded.contains(&from) && needed <= loaded.end {
             return Ok(());
         }
-        self.loaded = None;
-        self.buffer.resize(length, 0);
-        let file = self.spill.as_ref().ok_or(LOST)?;
-        file.read_exact_at(&mut self.buffer, at).map_err(|_| LOST)?;
-        self.loaded = Some((node, extent));
-        Ok(())
+        self.buffer.clear();
+        self.buffer.resize(index(WINDOW.min(to - from)), 0);
+        self.loaded = from;
+        let Some(file) = &self.spill else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        file.read_exact_at(&mut self.buffer, from)
+            .inspect_err(|_| self.buffer.clear())
     }
 
     /// Gives back what the cursor has passed; nobody will read it again. To be
     /// called after each read by whoever reads once only.
     pub fn forget(&mut self, node: NodeId, cursor: &mut Cursor) {
         let kept = &mut self.nodes[node.0];
-        let Some(extent) = kept.extents.get_mut(cursor.extent) else {
-            if cursor.at == kept.tail.len() {
-                kept.tail = Vec::new();
-                kept.last = None;
-                cursor.at = 0;
-            }
-            return;
-        };
-        if cursor.at < extent.length() {
-            return;
-        }
-        match extent {
-            Extent::Memory(bytes) => {
-                self.memory -= bytes.len();
-                *extent = Extent::Memory(Box::default());
-                cursor.skip_extent();
-            }
-            Extent::File(at, length) => {
-                if let Some(file) = &self.spill {
-                    // Where holes cannot be made, the file just stays.
-                    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                    let _ = fallocate(file, hole, *at, *length as u64);
+        while let Some(extent) = kept.extents.front() {
+            let passed = cursor.at.min(extent.end());
+            let is_passed = passed == extent.end();
+            match &extent.place {
+                Place::Memory(bytes) if is_passed => self.memory -= bytes.len(),
+                Place::Memory(_) => break,
+                Place::File { at, .. } => {
+                    let from = cursor.freed.max(extent.start);
+                    if !is_passed && passed - from < HOLE {
+                        break;
+                    }
+                    if let Some(file) = &self.spill {
+                        // Where holes cannot be made, the file just stays.
+                        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                        let at = at + (from - extent.start);
+                        let _ = fallocate(file, hole, at, passed - from);
+                    }
+                    cursor.freed = passed;
+                    if !is_passed {
+                        break;
+                    }
                 }
             }
+            kept.extents.pop_front();
+        }
+        if kept.extents.is_empty() && cursor.at == kept.tail_start + kept.tail.len() as u64 {
+            kept.tail = Vec::new();
+            kept.tail_start = cursor.at;
+            kept.last = None;
         }
     }
 
@@ -249,14 +311,6 @@ impl Store {
     }
 }
 
-impl Cursor {
-    fn skip_extent(&mut self) {
-        self.extent += 1;
-        self.at = 0;
-        self.record = None;
-    }
-}
-
 impl Kept {
     fn add(&mut self, stream: Stream, bytes: &[u8]) {
         let end = self.tail.len();
@@ -273,6 +327,11 @@ impl Kept {
         self.tail[at + 1..at + HEADER].copy_from_slice(&length.to_le_bytes());
         self.last = Some(at);
     }
+}
+
+/// Where that is in something that is in memory.
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
 /// How many bytes a record has.
@@ -308,12 +367,9 @@ mod tests {
             }
             for kept in &store.nodes {
                 assert!(kept.tail.capacity() <= 4 * EXTENT);
-                let extents = kept.extents.iter();
-                assert!(
-                    extents
-                        .map(Extent::length)
-                        .all(|length| length < 2 * EXTENT)
-                );
+                let in_file = |extent: &&Extent| matches!(extent.place, Place::File { .. });
+                // However long it gets: 64 KiB, and twice that, and so on.
+                assert!(kept.extents.iter().filter(in_file).count() <= 7);
             }
             assert!(store.memory <= IN_MEMORY);
         }
