@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use hosts::Hosts;
 use nix::sys::resource::{Usage, UsageWho, getrusage};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Rounds whose median is printed, after one that is not counted.
 const ROUNDS: usize = 5;
@@ -151,6 +152,20 @@ fn main() {
     if is_wanted("late") {
         late_host();
     }
+    if is_wanted("kept") {
+        let hosts = Hosts::start(10);
+        let bench = Bench::new(&hosts);
+        let command = "yes 0123456789012345678 | head -c 200000000";
+        bench.row(
+            "10 hosts × 200 MB, `-l`, to a pipe",
+            1,
+            "",
+            &[bench.orgalorg_with(&["-l"], command, 10 * 200_000_000)],
+        );
+    }
+    if is_wanted("idle") {
+        idle();
+    }
 }
 
 /// Parallel `scp`: one for each host.
@@ -256,6 +271,61 @@ fn late_host() {
     }
 }
 
+/// What a run takes while nothing happens but heartbeats.
+fn idle() {
+    const TIME: Duration = Duration::from_secs(30);
+    let hosts = Hosts::start(100);
+    let bench = Bench::new(&hosts);
+    let silent = "echo up; exec tail -f /dev/null";
+    for (name, contender) in [
+        ("`-L`", bench.orgalorg_with(&["-v", "-L"], "", 0)),
+        ("`tail -f` of a silent file", bench.orgalorg(silent, 0)),
+    ] {
+        let mut child = (contender.command)()
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("orgalorg can be started");
+        // A line of every host, or the one that all are locked.
+        let lines: &mut dyn Read = match name {
+            "`-L`" => child.stderr.as_mut().expect("it is a pipe"),
+            _ => child.stdout.as_mut().expect("it is a pipe"),
+        };
+        let mut said = Vec::new();
+        let is_up = |said: &[u8]| {
+            let said = String::from_utf8_lossy(said);
+            said.contains("waiting for interrupt") || said.matches(" up\n").count() == 100
+        };
+        while !is_up(&said) {
+            let mut buffer = [0; 4096];
+            let read = lines.read(&mut buffer).expect("a pipe can be read");
+            assert!(read > 0, "{}", String::from_utf8_lossy(&said));
+            said.extend_from_slice(&buffer[..read]);
+        }
+        let before = cpu_of(child.id());
+        thread::sleep(TIME);
+        let used = cpu_of(child.id()) - before;
+        let peak = Duration::from_secs(peak_of(child.id())).as_secs_f64() / 1024.0;
+        let pid = Pid::from_child(&child);
+        kill_process(pid, Signal::INT).expect("it is our child");
+        child.wait().expect("it ends");
+        println!(
+            "| idle, 100 hosts, {name} | orgalorg | {:.2} ms/s | | {peak:.1} MiB |",
+            used.as_secs_f64() * 1e3 / TIME.as_secs_f64(),
+        );
+    }
+}
+
+/// What all threads of a process have used so far (proc(5), /proc/pid/schedstat).
+fn cpu_of(pid: u32) -> Duration {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("it lives");
+    let nanoseconds = tasks.flatten().filter_map(|task| {
+        let stat = std::fs::read_to_string(task.path().join("schedstat")).ok()?;
+        stat.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    Duration::from_nanos(nanoseconds.sum())
+}
+
 /// The hosts, and where the tools find their keys.
 struct Bench<'a> {
     hosts: &'a Hosts,
@@ -290,7 +360,10 @@ impl<'a> Bench<'a> {
             output,
             command: Box::new(move || {
                 let mut client = hosts.client(orgalorg());
-                client.args(options).args(["-o", &targets, "-C", command]);
+                client.args(options).args(["-o", &targets]);
+                if !command.is_empty() {
+                    client.args(["-C", command]);
+                }
                 client
             }),
         }
