@@ -651,7 +651,7 @@ fn an_agent_that_never_answers_is_given_up() {
 
 /// As one whose owner does not touch the security key.
 #[test]
-fn an_agent_that_never_signs_does_not_keep_ctrl_c_from_ending_the_run() {
+fn an_agent_that_never_signs_is_not_waited_for_and_ctrl_c_need_not_wait() {
     let hosts = Hosts::start(1);
     let key = public_key(stray_key(&hosts));
     hosts.authorize("root", &key);
@@ -673,6 +673,13 @@ fn an_agent_that_never_signs_does_not_keep_ctrl_c_from_ending_the_run() {
     asked_to_sign.recv_timeout(SOON).unwrap();
     running.signal("INT");
     running.finish().killed_by(2).says("SIGINT received");
+
+    on_all(&hosts, ["-c", "500ms", "-C", "true"])
+        .with(see)
+        .run()
+        .code(3)
+        .says("timed out after 0.5s")
+        .says("the agent does not answer");
 }
 
 /// Lists a key, and thinks about signatures for ever (draft-miller-ssh-agent).

@@ -7,7 +7,7 @@ use crate::cluster::fan_out::FanOut;
 use crate::cluster::node::Order;
 use crate::config::Config;
 use crate::error::{ExitStatus, Tree};
-use crate::event::{HostKey, Level, NodeId, Outcome, Status};
+use crate::event::{HostKey, Level, NodeEvent, NodeId, Outcome, Status};
 use crate::hosts::Target;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
 use crate::output::summary;
@@ -33,6 +33,8 @@ pub(super) enum Pace {
     Slow,
     /// Beyond its time.
     Overdue,
+    /// Nobody waits for it any more.
+    GivenUp,
 }
 
 impl Pace {
@@ -42,14 +44,16 @@ impl Pace {
             Self::Normal => Some(SLOW),
             // (Never before the remark, so that a state has one successor.)
             Self::Slow => Some(SLOW.max(config.connection.timeout + OVERDUE)),
-            Self::Overdue => None,
+            Self::Overdue => Some(SLOW.max(config.connection.timeout + OVERDUE) + OVERDUE),
+            Self::GivenUp => None,
         }
     }
 
     fn next(self) -> Self {
         match self {
             Self::Normal => Self::Slow,
-            Self::Slow | Self::Overdue => Self::Overdue,
+            Self::Slow => Self::Overdue,
+            Self::Overdue | Self::GivenUp => Self::GivenUp,
         }
     }
 }
@@ -80,7 +84,10 @@ impl Run {
                     fan_out.release(node);
                 }
             } else {
-                self.remark_on_slow_ones(config);
+                for node in self.hurry_slow_ones(config) {
+                    self.give_up(node, config)?;
+                    fan_out.release(node);
+                }
             }
         }
     }
@@ -114,9 +121,12 @@ impl Run {
             .min()
     }
 
-    fn remark_on_slow_ones(&mut self, config: &Config) {
+    /// Remarks on those that are slow, and ends those that take too long. Returns
+    /// the ones that not even this has ended.
+    fn hurry_slow_ones(&mut self, config: &Config) -> Vec<NodeId> {
         let now = Instant::now();
         let mut slow = Vec::new();
+        let mut hopeless = Vec::new();
         for (index, state) in self.states.iter_mut().enumerate() {
             let State::Connecting(since, pace) = state else {
                 continue;
@@ -127,6 +137,7 @@ impl Run {
                 *pace = pace.next();
                 match pace {
                     Pace::Slow => slow.push(&self.targets[index]),
+                    Pace::GivenUp => hopeless.push(NodeId(index)),
                     _ => self.cluster.unplug(NodeId(index)),
                 }
             }
@@ -134,6 +145,20 @@ impl Run {
         for remark in summary::of_slow_ones(&slow, self.extent) {
             self.log(Level::Warn, remark);
         }
+        hopeless
+    }
+
+    /// Ends a node from here whose thread waits for something that cannot be
+    /// interrupted: its name is being looked up, or the agent does not answer. When
+    /// the thread wakes, it finds its time up.
+    fn give_up(&mut self, node: NodeId, config: &Config) -> Result<(), Stop> {
+        let reason = Tree::new(format!(
+            "timed out after {}s",
+            config.connection.timeout.as_secs_f64()
+        ))
+        .because("its name is still being looked up, or the agent does not answer");
+        let outcome = Outcome::failed(Status::Unreachable, reason);
+        self.note(node, NodeEvent::Ended(outcome))
     }
 
     /// Decides about the keys that are unknown by now, and returns the nodes

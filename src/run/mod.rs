@@ -400,6 +400,10 @@ impl Run {
     }
 
     fn note(&mut self, node: NodeId, event: NodeEvent) -> Result<(), Stop> {
+        if matches!(self.states[node.0], State::Ended(_) | State::Skipped) {
+            // It was given up while it was connecting.
+            return Ok(());
+        }
         if self.outlets.display.enabled(Level::Trace)
             && let Some(step) = name_of(&event)
         {
