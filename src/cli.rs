@@ -49,6 +49,13 @@ const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
 /// The interval of heartbeats, unless `--send-timeout` is shorter.
 const LONGEST_PERIOD: Duration = Duration::from_secs(10);
 
+/// However short that is: a host must have a chance to answer.
+const SHORTEST_PERIOD: Duration = Duration::from_millis(400);
+
+/// From here on no system call takes a path (limits.h(0P); here Linux's value, which
+/// is the largest in use).
+const PATH_MAX: usize = 4096;
+
 /// Why there is nothing to run.
 #[derive(Debug)]
 pub enum Early {
@@ -193,6 +200,7 @@ impl Typed {
             ));
         }
         self.check_files()?;
+        self.check_places()?;
         self.check_belongings()?;
         let reads_stdin = args.stdin.as_deref().is_some_and(is_stdin);
         if args.read_stdin && reads_stdin {
@@ -216,6 +224,9 @@ impl Typed {
                 "-U needs a directory to upload to, as in: -r / (-S uploads to one of its own)",
             ));
         }
+        if args.sync && args.sync_cmd.is_empty() {
+            return Err(usage("-n needs a command"));
+        }
         if args.sync && args.words.is_empty() && !args.no_upload {
             return Err(usage("-S needs files, or --no-upload"));
         }
@@ -224,6 +235,27 @@ impl Typed {
                 "'{}' is not uploaded with --no-upload; leave out one of them",
                 word.display()
             )));
+        }
+        Ok(())
+    }
+
+    /// Paths on the hosts.
+    fn check_places(&self) -> Result<(), Early> {
+        let args = &self.args;
+        for (option, path, what) in [
+            ("-r", &args.root, "a directory"),
+            ("--lock-file", &args.lock_file, "a file or directory"),
+        ] {
+            match path.as_ref().map_or(1, |path| path.len()) {
+                0 => return Err(usage(format!("{option} needs {what}"))),
+                1..PATH_MAX => {}
+                length => {
+                    return Err(usage(format!(
+                        "{option}: the path has {length} bytes, and no system takes more than {}",
+                        PATH_MAX - 1
+                    )));
+                }
+            }
         }
         Ok(())
     }
@@ -315,7 +347,7 @@ impl Typed {
 
     fn command(&self, nonces: Option<Nonces>) -> Result<Command, Early> {
         let program = self.args.words.join(OsStr::new(" ")).into_vec();
-        self.runs(&program, None, self.root_or(Directory::Home)?, nonces)
+        self.runs(&program, None, self.root_or(Directory::Home), nonces)
     }
 
     fn sync(&self, nonces: Option<Nonces>) -> Result<Sync, Early> {
@@ -328,7 +360,7 @@ impl Typed {
             .and_then(|upload| upload.run_directory.clone());
         let directory = match &run_directory {
             Some(id) => Directory::Run(id),
-            None => self.root_or(Directory::Home)?,
+            None => self.root_or(Directory::Home),
         };
         let words = args.sync_args.iter();
         let words: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
@@ -358,12 +390,9 @@ impl Typed {
         })
     }
 
-    fn root_or<'a>(&'a self, otherwise: Directory<'a>) -> Result<Directory<'a>, Early> {
-        match self.args.root.as_deref().map(OsStrExt::as_bytes) {
-            None => Ok(otherwise),
-            Some(b"") => Err(usage("-r needs a directory")),
-            Some(path) => Ok(Directory::Path(path)),
-        }
+    fn root_or<'a>(&'a self, otherwise: Directory<'a>) -> Directory<'a> {
+        let root = self.args.root.as_deref().map(OsStrExt::as_bytes);
+        root.map_or(otherwise, Directory::Path)
     }
 
     /// A command or sync tool.
@@ -423,7 +452,7 @@ impl Typed {
         let id: Option<Arc<str>> = args.root.is_none().then(run_directory_id);
         let directory = match &id {
             Some(id) => Directory::Run(id),
-            None => self.root_or(Directory::Home)?,
+            None => self.root_or(Directory::Home),
         };
         let line = |sudo| {
             remote::upload::Upload {
@@ -462,7 +491,7 @@ impl Typed {
                 },
             },
         };
-        let period = LONGEST_PERIOD.min(args.send_timeout * 4 / 5);
+        let period = (args.send_timeout * 4 / 5).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
         let holder = holder();
         let lines = |lock, is_sweep| {
             let line = |sudo| {

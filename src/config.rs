@@ -2,6 +2,7 @@
 //! written on the command line (that is `cli`).
 
 use std::fs::File;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,21 @@ pub enum Mode {
     Sync(Box<Sync>),
     /// Hold the lock (`-L`).
     Lock,
+}
+
+impl Mode {
+    /// Whether what is typed on our terminal goes to the hosts (`-i` from a
+    /// terminal).
+    #[must_use]
+    pub fn is_interactive(&self) -> bool {
+        let command = match self {
+            Self::Command(command) => command,
+            Self::Sync(sync) => &sync.tool,
+            Self::List | Self::Upload(_) | Self::Lock => return false,
+        };
+        let input = command.input.as_ref();
+        input.is_some_and(|input| input.file.is_terminal())
+    }
 }
 
 /// How hosts are locked.
@@ -203,8 +219,6 @@ pub struct Look {
     pub log_format: Option<Template>,
     /// A template for the status bar (`--bar-format`).
     pub bar_format: Option<Template>,
-    /// What is typed on our terminal goes to the hosts (`-i` from a terminal).
-    pub is_interactive: bool,
     /// `-q`.
     pub quiet: bool,
     /// How often `-v` was given.

@@ -179,12 +179,14 @@ fn mistakes_connect_to_nothing() {
         ),
         (&["--shell", "sh -c", "-C", "true"], &["'sh -c'", "{}"]),
         (&["-r", "", "-C", "true"], &["-r needs a directory"]),
+        (&["-r", &long, "-C", "true"], &["-r", "40000 bytes"]),
         (&["-C", "echo", &long], &["too long", "-i <file> -C bash"]),
         // Uploads and sync tools.
         (&["-U", "-C", "true"], &["'--upload'", "'--command'"]),
         (&["-U", "/etc/motd"], &["-U needs a directory", "-r /"]),
         (&["-U", "-r", "/"], &["-U needs files"]),
         (&["-S"], &["-S needs files, or --no-upload"]),
+        (&["-n", "", "-S", "no-key"], &["-n needs a command"]),
         (
             &["--no-upload", "-S", "/etc/motd"],
             &["'/etc/motd'", "--no-upload"],
@@ -348,6 +350,23 @@ fn mistakes_connect_to_nothing() {
     });
     let log = quiet.log();
     assert_eq!(log.matches("Connection from").count(), 1, "{log}");
+}
+
+#[test]
+fn locks_are_only_held_and_on_what_can_be_one() {
+    for words in [&["-L", "-C", "true"][..], &["-CL", "true"]] {
+        alone(&[&["-o", "web1"], words].concat())
+            .code(2)
+            .says("'--lock'")
+            .says("'--command'");
+    }
+    let long = "x".repeat(40_000);
+    for (path, reason) in [("", "needs a file"), (&long, "40000 bytes")] {
+        alone(&["-o", "web1", "--lock-file", path, "-L"])
+            .code(2)
+            .says("--lock-file")
+            .says(reason);
+    }
 }
 
 #[test]

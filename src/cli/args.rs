@@ -53,7 +53,7 @@ pub(super) struct Args {
     pub(super) sync: bool,
 
     /// Hold the cluster lock until interrupted
-    #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["no_lock", "no_lock_fail", "stdin", "tty", "timeout"])]
+    #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["command", "no_lock", "no_lock_fail", "stdin", "tty", "timeout"])]
     pub(super) lock: bool,
 
     /// Print the hosts, one per line, and connect to nothing
@@ -266,7 +266,7 @@ pub(super) struct Args {
     pub(super) lock_file: Option<OsString>,
 
     /// Wait this long for a lock that somebody else holds
-    #[arg(long, value_name = "TIME", help_heading = "Lock", value_parser = time::parse)]
+    #[arg(long, value_name = "TIME", help_heading = "Lock", value_parser = time::parse_or_zero)]
     pub(super) lock_wait: Option<Duration>,
 
     /// Print one host after the other

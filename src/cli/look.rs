@@ -1,12 +1,11 @@
 //! The options about output: which of them go together, and what they mean.
 
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
 use crate::cli::args::Args;
-use crate::cli::{Early, expand_home, is_stdin, usage};
+use crate::cli::{Early, expand_home, usage};
 use crate::config::{Form, Look};
 use crate::error::Tree;
 use crate::output::template::{Template, TemplateError};
@@ -106,7 +105,6 @@ pub(super) fn look(args: &Args, home: Option<&Path>) -> Result<Look, Early> {
         theme,
         log_format,
         bar_format,
-        is_interactive: args.stdin.as_deref().is_some_and(is_terminal),
         quiet: args.quiet,
         verbose: args.verbose,
         raw: args.raw,
@@ -149,11 +147,4 @@ fn directory(path: &Path) -> Result<PathBuf, Early> {
             ))
         }
     }
-}
-
-fn is_terminal(path: &Path) -> bool {
-    if is_stdin(path) {
-        return std::io::stdin().is_terminal();
-    }
-    std::fs::File::open(path).is_ok_and(|file| file.is_terminal())
 }

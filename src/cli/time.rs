@@ -10,6 +10,17 @@ const LONGEST: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// # Errors
 /// A sentence that says what is wrong.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    match parse_or_zero(text) {
+        Ok(time) if time.is_zero() => Err("the time must be more than 0".into()),
+        parsed => parsed,
+    }
+}
+
+/// The same, where 0 makes sense.
+///
+/// # Errors
+/// A sentence that says what is wrong.
+pub(super) fn parse_or_zero(text: &str) -> Result<Duration, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let factor: u64 = match unit {
@@ -27,9 +38,6 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
         Err(_) => u64::MAX,
     };
     let time = Duration::from_millis(number.saturating_mul(factor));
-    if time.is_zero() {
-        return Err("the time must be more than 0".into());
-    }
     if time > LONGEST {
         return Err("the time must not be more than 30 days".into());
     }
@@ -47,6 +55,14 @@ mod tests {
         assert_eq!(parse("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(parse("5m"), Ok(Duration::from_secs(300)));
         assert_eq!(parse("2h"), Ok(Duration::from_secs(7200)));
+    }
+
+    #[test]
+    fn no_time_at_all_has_to_make_sense() {
+        assert!(parse("0s").is_err());
+        assert_eq!(parse_or_zero("0s"), Ok(Duration::ZERO));
+        assert_eq!(parse_or_zero("0"), Ok(Duration::ZERO));
+        assert!(parse_or_zero("").is_err());
     }
 
     #[test]

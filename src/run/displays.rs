@@ -80,7 +80,7 @@ impl<'a> Displays<'a> {
         let look = self.look();
         let is_wanted = !look.quiet
             && look.form != Form::Json
-            && !look.is_interactive
+            && !self.config.mode.is_interactive()
             && !self.options.passthrough;
         let sink = self.options.stderr;
         // One that knows no control sequences could not take it away.
