@@ -168,10 +168,10 @@ pub enum LockRefusal {
     },
     /// There is no flock(1).
     NoFlock,
-    /// There is nothing that could be locked.
-    NoTarget,
-    /// What should be locked cannot be opened.
-    Unreadable,
+    /// There is nothing that could be locked, for this reason.
+    NoTarget(String),
+    /// The user may not make or open what should be locked, for this reason.
+    Forbidden(String),
 }
 
 /// What was locked, whatever it is called: boot id, device and inode. Two

@@ -176,8 +176,8 @@ impl Answer {
                 })
             }
             "NOFLOCK" => Self::Refused(LockRefusal::NoFlock),
-            "NOTARGET" => Self::Refused(LockRefusal::NoTarget),
-            "UNREADABLE" => Self::Refused(LockRefusal::Unreadable),
+            "NOTARGET" => Self::Refused(LockRefusal::NoTarget(rest.to_owned())),
+            "FORBIDDEN" => Self::Refused(LockRefusal::Forbidden(rest.to_owned())),
             "READY" => Self::Ready,
             "REPLACED" => Self::Replaced,
             "RUNDIR" => Self::RunDirectory(rest.to_owned()),
@@ -212,6 +212,10 @@ mod tests {
     }
 
     /// A guard of this machine, under the test process instead of an sshd.
+    fn no_target(reason: &str) -> Answer {
+        Answer::Refused(LockRefusal::NoTarget(reason.to_owned()))
+    }
+
     struct Running {
         child: Child,
         answers: BufReader<std::process::ChildStdout>,
@@ -225,13 +229,23 @@ mod tests {
             lease: &str,
             path: &std::ffi::OsStr,
         ) -> Self {
+            Self::start_as("the holder", shell, [mode, make, lease], path)
+        }
+
+        fn start_as(
+            who: &str,
+            shell: &[&str],
+            arguments: [&str; 3],
+            path: &std::ffi::OsStr,
+        ) -> Self {
             let mut child = Command::new(shell[0])
                 .args(&shell[1..])
                 .args(["-c", &format!("eval \"$(head -c {})\"", SCRIPT.len())])
                 .arg("orgalorg-guard")
                 // Nobody's process, and ours: what this test starts is "started by sshd".
                 .args(["1", &std::process::id().to_string(), ""])
-                .args([mode, make, lease, "the holder"])
+                .args(arguments)
+                .arg(who)
                 .arg(path)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
@@ -282,24 +296,69 @@ mod tests {
 
     #[test]
     fn a_second_one_is_refused_and_told_who_holds_it() {
+        let _world = World::of_its_own();
         let directory = tempfile::tempdir().expect("tempdir");
         let odd = directory.path().join("a 'b'\n$c *");
+        let other = directory.path().join("other");
         std::fs::write(&odd, "content").expect("writable");
-        for shell in SHELLS {
-            let mut first = Running::start(shell, "lock", "nothing", "30", odd.as_os_str());
+        std::fs::write(&other, "").expect("writable");
+        let arguments = ["lock", "nothing", "30"];
+        for (number, shell) in SHELLS.iter().enumerate() {
+            let start = |who, path: &std::path::Path| {
+                Running::start_as(who, shell, arguments, path.as_os_str())
+            };
+            let mut first = start("the first", &odd);
             let Answer::Locked(locked) = first.answer() else {
                 panic!("{shell:?}")
             };
-            let mut second = Running::start(shell, "lock", "nothing", "30", odd.as_os_str());
-            let Answer::Refused(LockRefusal::Held { identity, holder }) = second.answer() else {
-                panic!("{shell:?}")
-            };
-            assert!(identity.is_same(&locked));
-            assert_eq!(holder, "the holder", "{shell:?}");
-            assert!(!second.child.wait().expect("a child").success());
+            let mut bystander = start("a bystander", &other);
+            assert!(matches!(bystander.answer(), Answer::Locked(_)));
+            // Its number stands before theirs in the list, as text.
+            let last = 10_usize.pow(u32::try_from(number).expect("few") + 3) - 1;
+            give_numbers_after(last);
+            let same = directory
+                .path()
+                .join(".")
+                .join(odd.file_name().expect("a name"));
+            for path in [&odd, &same] {
+                let mut second = start("the second", path);
+                let Answer::Refused(LockRefusal::Held { identity, holder }) = second.answer()
+                else {
+                    panic!("{shell:?}")
+                };
+                assert!(identity.is_same(&locked));
+                assert_eq!(holder, "the first", "{shell:?}");
+                assert!(!second.child.wait().expect("a child").success());
+            }
             first.end();
+            bystander.end();
         }
         assert_eq!(std::fs::read(&odd).expect("readable"), b"content");
+    }
+
+    #[test]
+    fn whoever_is_no_guard_holds_it_without_a_name() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let path = directory.path().join("lock");
+        for shell in SHELLS {
+            let mut holder = Command::new("flock")
+                .arg(&path)
+                .args(["sh", "-c", "echo held; read end"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("flock");
+            let mut said = String::new();
+            let stdout = holder.stdout.take().expect("piped");
+            BufReader::new(stdout).read_line(&mut said).expect("held");
+            let mut guard = Running::start(shell, "lock", "nothing", "30", path.as_os_str());
+            let Answer::Refused(LockRefusal::Held { holder: who, .. }) = guard.answer() else {
+                panic!("{shell:?}")
+            };
+            assert_eq!(who, "", "{shell:?}");
+            drop(holder.stdin.take());
+            holder.wait().expect("a child");
+        }
     }
 
     #[test]
@@ -308,7 +367,8 @@ mod tests {
         for shell in SHELLS {
             let missing = directory.path().join(format!("{}-file", shell[0]));
             let mut guard = Running::start(shell, "lock", "nothing", "30", missing.as_os_str());
-            assert_eq!(guard.answer(), Answer::Refused(LockRefusal::NoTarget));
+            let absent = format!("'{}' is not there", missing.display());
+            assert_eq!(guard.answer(), no_target(&absent));
             assert!(!missing.exists());
             let mut guard = Running::start(shell, "lock", "file", "30", missing.as_os_str());
             assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
@@ -317,6 +377,18 @@ mod tests {
             let mut guard = Running::start(shell, "lock", "directory", "30", missing.as_os_str());
             assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
             assert!(missing.is_dir());
+            for make in ["file", "directory"] {
+                let path = std::path::Path::new("/proc/nothing");
+                let mut guard = Running::start(shell, "lock", make, "30", path.as_os_str());
+                let Answer::Refused(LockRefusal::Forbidden(reason)) = guard.answer() else {
+                    panic!("{shell:?}")
+                };
+                let known = "'/proc/nothing' is not there, and cannot be made: ";
+                let reason = reason.strip_prefix(known).expect("a reason");
+                // dash has words of its own.
+                let is_known = reason.to_lowercase().contains("directory");
+                assert!(is_known, "{shell:?}: {reason}");
+            }
         }
     }
 
@@ -328,11 +400,8 @@ mod tests {
         assert!(made.success());
         for shell in SHELLS {
             let mut guard = Running::start(shell, "lock", "file", "30", fifo.as_os_str());
-            assert_eq!(
-                guard.answer(),
-                Answer::Refused(LockRefusal::NoTarget),
-                "{shell:?}"
-            );
+            let reason = format!("'{}' is neither a file nor a directory", fifo.display());
+            assert_eq!(guard.answer(), no_target(&reason), "{shell:?}");
         }
     }
 
@@ -583,6 +652,16 @@ mod tests {
             }
             Self(Some(init))
         }
+    }
+
+    /// Lets the next process of the world have the number after this one.
+    fn give_numbers_after(last: usize) {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let write = format!("echo {last} >/proc/sys/kernel/ns_last_pid");
+        let written = Command::new("sh").args(["-c", &write]).status();
+        assert!(written.expect("sh").success());
     }
 
     impl Drop for World {

@@ -362,17 +362,35 @@ identity() {
 
 # Who holds it: other guards of this host have it in their command lines.
 holder() {
-    for cmdline in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
-        [ "$cmdline" != "/proc/$$/cmdline" ] || continue
-        tr '\n\000' ' \n' 2>/dev/null <"$cmdline" | tail -n 9 | {
+    own=$(words_of "/proc/$$")
+    for process in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
+        process=${process%/cmdline}
+        words=$(words_of "$process")
+        # Our children have our command line, and the sudo above us ends with it.
+        [ "$words" != "$own" ] || continue
+        printf '%s\n' "$words" | {
             read -r name
             for skipped in leader sshd connection mode make lease; do read -r skipped; done
             IFS= read -r its_who
             IFS= read -r its_path
-            [ "$name" = orgalorg-guard ] && [ "$its_path" = "$(printf %s "$path" | tr '\n' ' ')" ] &&
-                printf '%s' "$its_who"
+            [ "$name" = orgalorg-guard ] && holds_it && printf '%s' "$its_who"
         } && return
     done
+}
+
+# The name of a guard and its arguments, a line each.
+words_of() {
+    tr '\n\000' ' \n' 2>/dev/null <"$1/cmdline" | tail -n 9
+}
+
+# Whether that process has our lock target open; where we may not look, whether it
+# calls it by the same name. (Those who are refused close it first.)
+holds_it() {
+    if [ -r "$process/fd" ]; then
+        [ "$process/fd/9" -ef "$path" ]
+    else
+        [ "$its_path" = "$(printf %s "$path" | tr '\n' ' ')" ]
+    fi
 }
 
 refuse() {
@@ -383,23 +401,34 @@ refuse() {
 
 take_lock() {
     command -v flock >/dev/null 2>&1 || refuse "NOFLOCK"
+    reason=
     if [ ! -e "$path" ]; then
+        # The reason is the end of what is said.
         case $make in
-            file) { command : >>"$path"; } 2>/dev/null ;;
-            directory) mkdir -p -- "$path" 2>/dev/null ;;
+            file) reason=$({ LC_ALL=C && command : >>"$path"; } 2>&1) ;;
+            directory) reason=$(LC_ALL=C mkdir -p -- "$path" 2>&1) ;;
         esac
+        reason=${reason##*: }
     fi
+    shown="'$(printf %s "$path" | tr '\n' ' ')'"
+    if [ ! -e "$path" ] && [ "$reason" ]; then
+        refuse "FORBIDDEN $shown is not there, and cannot be made: $reason"
+    elif [ ! -e "$path" ]; then
+        refuse "NOTARGET $shown is not there"
     # Nothing else: opening a FIFO would wait for ever.
-    if [ ! -f "$path" ] && [ ! -d "$path" ]; then
-        refuse "NOTARGET"
+    elif [ ! -f "$path" ] && [ ! -d "$path" ]; then
+        refuse "NOTARGET $shown is neither a file nor a directory"
     fi
     # "command", because a special builtin that fails ends a POSIX shell.
-    { command exec 9<"$path"; } 2>/dev/null || refuse "UNREADABLE"
+    { command exec 9<"$path"; } 2>/dev/null ||
+        refuse "FORBIDDEN $shown cannot be opened by $(id -un)"
     if flock -n 9; then
         locked=yes
         say "LOCKED $(identity)"
     else
-        refuse "HELD $(identity) $(holder)"
+        identity=$(identity)
+        exec 9<&-
+        refuse "HELD $identity $(holder)"
     fi
 }
 

@@ -257,16 +257,14 @@ pub(super) fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
             );
         }
         LockRefusal::NoFlock => {
-            "there is no flock(1) on the host: install util-linux, or go without locks (-y)"
+            "there is no flock(1) on the host: install util-linux, or go without locks (-y)".into()
         }
-        LockRefusal::NoTarget => {
-            "what should be locked is not there (and could not be made), or neither a file nor a directory; name something with --lock-file"
-        }
-        LockRefusal::Unreadable => {
-            "what should be locked cannot be opened by this user; name something else with --lock-file, or use -x"
+        LockRefusal::NoTarget(reason) => Tree::new(reason),
+        LockRefusal::Forbidden(reason) => {
+            Tree::new(reason).because("try it as root (-x), or lock something else (--lock-file)")
         }
     };
-    ("can't acquire lock", Some(reason.into()))
+    ("can't acquire lock", Some(reason))
 }
 
 /// From a half to one and a half: two runs must not come back together.
