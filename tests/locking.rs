@@ -451,7 +451,7 @@ fn a_frozen_client_finds_its_lock_gone_when_it_wakes() {
     run.signal("CONT");
     let finished = run.finish_within(ENDING).code(5);
     finished
-        .says("[root@web1:22] lock lost")
+        .says("[root@web1:22] heartbeat failed: lock lost")
         .says("this process did not run for");
     wait_until_empty(&hosts[0], ENDING);
 }
@@ -546,7 +546,7 @@ fn lock_mode_ends_when_a_host_is_lost() {
     hosts[0].cut();
     let finished = holder.finish_within(AFTER_LEASE).code(5);
     finished
-        .says("[root@web1:22] lock lost")
+        .says("[root@web1:22] heartbeat failed: lock lost")
         .says("heartbeat failed");
     assert_free(&hosts[1]);
     hosts[0].heal();
@@ -555,26 +555,47 @@ fn lock_mode_ends_when_a_host_is_lost() {
 
 // ---- guards and lock files that go
 
-#[test]
-fn a_killed_lock_holder_ends_the_run_everywhere() {
-    let hosts = Hosts::start(3);
-    let run = stubborn(&hosts, &[]);
-    // It alone, without its watchdog.
+/// Signals the guard alone, without its watchdog.
+fn signal_guard(host: &Host, signal: &str) {
     let is_guard = |process: &Process| process.command.contains("orgalorg-guard");
-    let processes = hosts[1].processes();
+    let processes = host.processes();
     let guards: Vec<&Process> = processes.iter().filter(|one| is_guard(one)).collect();
     let has_parent = |one: &Process| {
         let mut guards = guards.iter();
         guards.any(|guard| guard.outer_pid == one.outer_parent)
     };
     for guard in guards.iter().filter(|guard| !has_parent(guard)) {
-        hosts[1].run_ok(&format!("kill -KILL {}", guard.pid));
+        host.run_ok(&format!("kill -{signal} {}", guard.pid));
     }
+}
+
+#[test]
+fn a_lock_holder_that_is_frozen_alone_ends_the_run_everywhere() {
+    let hosts = Hosts::start(2);
+    // Long enough for the connection to be asked in between whether it lives.
+    let run = stubborn(&hosts, &["-j", "5300"]);
+    signal_guard(&hosts[1], "STOP");
+    run.finish()
+        .code(5)
+        .says("[ERROR] [root@web2:22] heartbeat failed: lock lost")
+        .says("the connection is there, but the lock holder on the host has not answered");
+    for host in &hosts {
+        assert!(!runs(host, "sleep 86399"), "{}", host.name());
+        assert_free(host);
+        wait_until_empty(host, ENDING);
+    }
+}
+
+#[test]
+fn a_killed_lock_holder_ends_the_run_everywhere() {
+    let hosts = Hosts::start(3);
+    let run = stubborn(&hosts, &[]);
+    signal_guard(&hosts[1], "KILL");
     let killed = Instant::now();
     let finished = run.finish_within(ENDING).code(5);
     assert!(killed.elapsed() < Duration::from_secs(6));
     finished
-        .says("[ERROR] [root@web2:22] lock lost")
+        .says("[ERROR] [root@web2:22] heartbeat failed: lock lost")
         .says("the lock holder on the host has ended");
     for host in &hosts {
         assert!(!runs(host, "sleep 86399"), "{}", host.name());
@@ -592,7 +613,8 @@ fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
     wait_for_lines(&run, 2);
     assert!(hosts[1].kill_matching("orgalorg-guard") > 0);
     wait_until("the loss to be noticed", ENDING, || {
-        run.stderr().contains("[WARN] [root@web2:22] lock lost")
+        run.stderr()
+            .contains("[WARN] [root@web2:22] heartbeat failed: lock lost")
     });
     for host in &hosts {
         host.write_file("/tmp/go", "", 0o644);
@@ -614,7 +636,8 @@ fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
     wait_for_lines(&run, 2);
     assert!(hosts[1].kill_matching("orgalorg-guard") > 0);
     wait_until("the loss to be noticed", ENDING, || {
-        run.stderr().contains("[WARN] [root@web2:22] lock lost")
+        run.stderr()
+            .contains("[WARN] [root@web2:22] heartbeat failed: lock lost")
     });
     run.signal("INT");
     run.finish_within(ENDING).killed_by(SIGINT);
@@ -816,11 +839,11 @@ fn what_is_to_be_locked_is_made_only_as_an_empty_file() {
     run(&["-r", "/tmp/missing"])
         .code(4)
         .says("[root@web1:22] can't acquire lock")
-        .says("is not there");
+        .says("'/tmp/missing' is not there");
     host.run_ok("test ! -e /tmp/missing");
     run(&["--lock-file", "/tmp/missing/lock"])
         .code(4)
-        .says("can't acquire lock");
+        .says("'/tmp/missing/lock' is not there, and cannot be made: ");
     host.run_ok("test ! -e /tmp/missing");
     host.run_ok("mkfifo /tmp/fifo");
     run(&["--lock-file", "/tmp/fifo"])

@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use rustix::time::{ClockId, clock_gettime};
+
 use crate::cluster::ports::SudoDoor;
 use crate::error::Tree;
 use crate::event::{Identity, LockRefusal, Stream};
@@ -133,7 +135,7 @@ impl Guard {
         if self.is_leaving {
             None
         } else if self.is_ready() {
-            Some(self.heartbeat.next)
+            Some(self.heartbeat.due())
         } else {
             self.starting_limit()
         }
@@ -164,9 +166,14 @@ impl Guard {
             return Ok(step);
         }
         if self.is_ready && !self.is_leaving {
-            let is_out = self.has_been_told();
-            match self.heartbeat.tick(now, session.last_heard(), is_out) {
+            let signs = Signs {
+                heard: session.last_heard(),
+                is_out: self.has_been_told(),
+                awake: time_since_boot(),
+            };
+            match self.heartbeat.tick(now, signs) {
                 Tick::Quiet => {}
+                Tick::Doubt => session.probe(now)?,
                 Tick::Beat(number) => {
                     self.order(Order::Beat(number));
                     // Now, and not when something else happens to wake us.
@@ -180,6 +187,15 @@ impl Guard {
                         )
                         .into(),
                     ));
+                }
+                Tick::Deaf(since) => {
+                    // As one that has ended: it does nothing more for us.
+                    self.is_over = true;
+                    let text = format!(
+                        "the connection is there, but the lock holder on the host has not answered for {:.0}s",
+                        since.as_secs_f64()
+                    );
+                    notice.push(Notice::Lost(text.into()));
                 }
                 Tick::Slept(time) => notice.push(Notice::Lost(
                     format!(
@@ -212,8 +228,7 @@ impl Guard {
             Answer::NoRunDirectory(reason) => notice.push(Notice::RunDirectory(Err(reason))),
             Answer::Left(path) => notice.push(Notice::Left(path)),
             Answer::Refused(refusal) => notice.push(Notice::Refused(refusal)),
-            // That it came counts as life already.
-            Answer::Beat(_) => {}
+            Answer::Beat(number) => self.heartbeat.answered(number),
             Answer::Noise(text) => self.noise = text,
         }
     }
@@ -241,22 +256,50 @@ impl Guard {
     }
 }
 
+/// How long the machine has run, the time that it was suspended included (which
+/// `Instant` does not count: clock_gettime(2)).
+fn time_since_boot() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// When to send heartbeats, and what their absence means. Pure.
 #[derive(Debug)]
 struct Heartbeat {
     period: Duration,
     next: Instant,
-    last_tick: Instant,
+    /// How long the machine had run at the last tick.
+    last_tick: Option<Duration>,
     number: u64,
     /// When the last one was sent.
     sent: Option<Instant>,
+    /// When the oldest was sent that the guard itself has not answered.
+    unanswered: Option<Instant>,
+    /// Whether the connection has to be asked whether it lives.
+    is_doubtful: bool,
+}
+
+/// What there is to see at a tick.
+#[derive(Debug, Clone, Copy)]
+struct Signs {
+    /// When anything came from the host.
+    heard: Instant,
+    /// Everything for the guard is on its way.
+    is_out: bool,
+    /// How long this machine has run.
+    awake: Duration,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Tick {
     Quiet,
     Beat(u64),
+    /// No answer yet: is anybody there at all?
+    Doubt,
+    /// Nothing comes from the host.
     Silent(Duration),
+    /// Something does, but nothing from the guard.
+    Deaf(Duration),
     Slept(Duration),
 }
 
@@ -265,38 +308,69 @@ impl Heartbeat {
         Self {
             period,
             next: now + period,
-            last_tick: now,
+            last_tick: None,
             number: 0,
             sent: None,
+            unanswered: None,
+            is_doubtful: false,
         }
     }
 
-    /// Bytes of any kind that came after a heartbeat was sent are an answer. One
-    /// that is not out yet cannot be answered: a connection that takes nothing
-    /// is for others to judge.
-    fn tick(&mut self, now: Instant, last_heard: Instant, is_out: bool) -> Tick {
-        let asleep = now.saturating_duration_since(self.last_tick);
-        self.last_tick = now;
+    /// The guard has answered this one, and so all before it.
+    fn answered(&mut self, number: u64) {
+        if number == self.number {
+            self.unanswered = None;
+            self.is_doubtful = false;
+        }
+    }
+
+    /// When there may be something to do.
+    fn due(&self) -> Instant {
+        match self.sent {
+            Some(sent) if self.is_doubtful => self.next.min(sent + self.period / 2),
+            _ => self.next,
+        }
+    }
+
+    /// Bytes of any kind that came after a heartbeat was sent are an answer of the
+    /// host, and the guard has until the end of its lease for its own: it may stand
+    /// behind others. One that is not out yet cannot be answered: a connection that
+    /// takes nothing is for others to judge.
+    fn tick(&mut self, now: Instant, signs: Signs) -> Tick {
+        let last_tick = self.last_tick.replace(signs.awake);
+        let asleep = signs.awake.saturating_sub(last_tick.unwrap_or(signs.awake));
         if asleep >= self.period * LEASE_PERIODS {
             // Also where the guard's own clock would have waited a little more.
             return Tick::Slept(asleep);
         }
-        if !is_out
-            && let Some(sent) = &mut self.sent
-            && last_heard < *sent
-        {
-            *sent = now;
-            self.next = now + self.period;
+        let is_silent = self.sent.is_some_and(|sent| signs.heard < sent);
+        if !signs.is_out {
+            self.unanswered = self.unanswered.map(|_| now);
+            if is_silent {
+                self.sent = Some(now);
+                self.next = now + self.period;
+            }
+        }
+        if self.is_doubtful && self.sent.is_some_and(|sent| now >= sent + self.period / 2) {
+            self.is_doubtful = false;
+            if is_silent {
+                return Tick::Doubt;
+            }
         }
         if now < self.next {
             return Tick::Quiet;
         }
-        if let Some(sent) = self.sent
-            && last_heard < sent
+        if is_silent {
+            return Tick::Silent(now.saturating_duration_since(signs.heard));
+        }
+        if let Some(since) = self.unanswered
+            && now >= since + self.period * LEASE_PERIODS
         {
-            return Tick::Silent(now.saturating_duration_since(last_heard));
+            return Tick::Deaf(now.saturating_duration_since(since));
         }
         self.sent = Some(now);
+        self.unanswered.get_or_insert(now);
+        self.is_doubtful = true;
         self.next = now + self.period;
         self.number += 1;
         Tick::Beat(self.number)
@@ -368,17 +442,33 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Ticks every second, with an answer to each beat until `silent_from`.
-    fn first_trouble(silent_from: u32, seconds: u32) -> Option<(u32, Tick)> {
+    /// Everything that was said is out, and nobody was suspended.
+    fn signs(start: Instant, now: Instant, heard: Instant) -> Signs {
+        Signs {
+            heard,
+            is_out: true,
+            awake: now - start,
+        }
+    }
+
+    /// Ticks every second. Until `silent_from` each beat is answered by the guard,
+    /// and later by the host only, if it is asked (as long as it `lives`).
+    fn first_trouble(silent_from: u32, lives: bool, seconds: u32) -> Option<(u32, Tick)> {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(PERIOD, start);
         let mut heard = start;
         for second in 1..=seconds {
             let now = start + SECOND * second;
-            match heartbeat.tick(now, heard, true) {
+            match heartbeat.tick(now, signs(start, now, heard)) {
                 Tick::Quiet => {}
-                Tick::Beat(_) if second < silent_from => heard = now,
-                Tick::Beat(_) => {}
+                Tick::Beat(number) if second < silent_from => {
+                    heard = now;
+                    heartbeat.answered(number);
+                    assert_eq!(heartbeat.due(), now + PERIOD);
+                }
+                Tick::Beat(_) => assert_eq!(heartbeat.due(), now + PERIOD / 2),
+                Tick::Doubt if lives => heard = now,
+                Tick::Doubt => {}
                 trouble => return Some((second, trouble)),
             }
         }
@@ -387,40 +477,60 @@ mod tests {
 
     #[test]
     fn answered_heartbeats_go_on_for_ever() {
-        assert_eq!(first_trouble(u32::MAX, 1000), None);
+        assert_eq!(first_trouble(u32::MAX, true, 1000), None);
     }
 
     #[test]
     fn a_silent_host_is_noticed_within_a_period_of_the_first_lost_beat() {
-        let (second, tick) = first_trouble(35, 1000).expect("trouble");
+        let (second, tick) = first_trouble(35, false, 1000).expect("trouble");
         assert_eq!((second, tick), (50, Tick::Silent(SECOND * 20)));
+    }
+
+    #[test]
+    fn a_silent_guard_on_a_living_connection_is_told_from_a_silent_host() {
+        let (second, tick) = first_trouble(35, true, 1000).expect("trouble");
+        assert_eq!((second, tick), (70, Tick::Deaf(SECOND * 30)));
     }
 
     #[test]
     fn a_heartbeat_that_is_not_out_yet_is_not_waited_for() {
         let start = Instant::now();
-        let mut heartbeat = Heartbeat::new(PERIOD, start);
         let at = |second| start + SECOND * second;
-        assert_eq!(heartbeat.tick(at(10), start, true), Tick::Beat(1));
-        assert_eq!(heartbeat.tick(at(19), start, false), Tick::Quiet);
-        assert_eq!(heartbeat.tick(at(28), start, true), Tick::Quiet);
+        let tick = |heartbeat: &mut Heartbeat, second, is_out| {
+            let signs = Signs {
+                is_out,
+                ..signs(start, at(second), start)
+            };
+            heartbeat.tick(at(second), signs)
+        };
+        let mut heartbeat = Heartbeat::new(PERIOD, start);
+        assert_eq!(tick(&mut heartbeat, 10, true), Tick::Beat(1));
+        assert_eq!(tick(&mut heartbeat, 19, false), Tick::Quiet);
+        assert_eq!(tick(&mut heartbeat, 24, true), Tick::Doubt);
+        assert_eq!(tick(&mut heartbeat, 28, true), Tick::Quiet);
         // Other orders are not answered, so they do not count.
         let mut fresh = Heartbeat::new(PERIOD, start);
-        assert_eq!(fresh.tick(at(9), start, false), Tick::Quiet);
-        assert_eq!(fresh.tick(at(10), start, true), Tick::Beat(1));
+        assert_eq!(tick(&mut fresh, 9, false), Tick::Quiet);
+        assert_eq!(tick(&mut fresh, 10, true), Tick::Beat(1));
         let silent = Tick::Silent(SECOND * 29);
-        assert_eq!(heartbeat.tick(at(29), start, true), silent);
+        assert_eq!(tick(&mut heartbeat, 29, true), silent);
     }
 
     #[test]
     fn a_client_that_slept_longer_than_the_lease_knows() {
         let start = Instant::now();
         let mut heartbeat = Heartbeat::new(PERIOD, start);
+        let later = start + SECOND * 12;
         assert_eq!(
-            heartbeat.tick(start + SECOND * 29, start, true),
+            heartbeat.tick(later, signs(start, later, start)),
             Tick::Beat(1)
         );
-        let later = start + SECOND * 60;
-        assert_eq!(heartbeat.tick(later, later, true), Tick::Slept(SECOND * 31));
+        // A machine that is suspended stops the clock of `Instant`.
+        let now = later + SECOND;
+        let suspended = Signs {
+            awake: SECOND * 42,
+            ..signs(start, now, now)
+        };
+        assert_eq!(heartbeat.tick(now, suspended), Tick::Slept(SECOND * 30));
     }
 }

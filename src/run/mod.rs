@@ -508,7 +508,10 @@ impl Run {
     }
 
     fn lock_lost(&mut self, node: NodeId, reason: Tree) -> Result<(), Stop> {
-        let text = format!("{} lock lost", self.targets[node.0].node());
+        let text = format!(
+            "{} heartbeat failed: lock lost",
+            self.targets[node.0].node()
+        );
         let tree = Tree::new(text).because(reason);
         if self.lock_is_optional {
             self.log(Level::Warn, tree);

@@ -571,18 +571,7 @@ impl Session {
             ));
         }
         if now >= self.next_probe() {
-            // The packet is built on libssh2's stack: sent at a moment when the
-            // socket does not take it, it could never be finished.
-            if !self.is_blocked_outbound() && self.is_writable() {
-                match self.inner.keepalive_send() {
-                    Ok(_) => {}
-                    // Not while keys are exchanged; that has to be answered as well.
-                    Err(error) if is_again(&error) => {}
-                    Err(error) => return Err(classify(&error)),
-                }
-                self.unanswered_since.get_or_insert(now);
-            }
-            self.last_probe = now;
+            self.probe(now)?;
         }
         // (After that: somebody who was suspended for long has to ask first.)
         if now >= self.silence_deadline() {
@@ -599,6 +588,26 @@ impl Session {
             Some(since) => next.min(since + self.liveness.send_timeout),
             None => next,
         })
+    }
+
+    /// Asks the host whether it lives, if that can be done now.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub fn probe(&mut self, now: Instant) -> Result<(), SessionError> {
+        // The packet is built on libssh2's stack: sent at a moment when the
+        // socket does not take it, it could never be finished.
+        if !self.is_blocked_outbound() && self.is_writable() {
+            match self.inner.keepalive_send() {
+                Ok(_) => {}
+                // Not while keys are exchanged; that has to be answered as well.
+                Err(error) if is_again(&error) => {}
+                Err(error) => return Err(classify(&error)),
+            }
+            self.unanswered_since.get_or_insert(now);
+        }
+        self.last_probe = now;
+        Ok(())
     }
 
     fn next_probe(&self) -> Instant {

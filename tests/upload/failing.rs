@@ -218,7 +218,7 @@ fn hosts_that_are_lost_on_the_way() {
     // A connection that is lost is a lost lock, which ends it all.
     let finished = lose(10, "", &|| bad.freeze()).code(5);
     let finished = finished
-        .says("[root@web2:22] lock lost")
+        .says("[root@web2:22] heartbeat failed: lock lost")
         .says("heartbeat failed");
     assert_eq!(finished.stdout(), "");
     assert!(!has_file(good, "/tmp/ran"));
