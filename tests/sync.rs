@@ -581,7 +581,6 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
     let (_, rest) = manual.split_once("```sh tool\n").expect("it has a tool");
     let (tool, _) = rest.split_once("```").expect("it ends");
     let hosts = Hosts::start(3);
-    local_file(&hosts, "roll", tool);
     local_file(&hosts, "etc/haproxy/haproxy.cfg", "new\n");
     for host in &hosts {
         host.install_program("haproxy", "#!/bin/sh\ngrep -q new \"$3\"\n");
@@ -589,16 +588,12 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
             "#!/bin/sh\nfor i in begin end; do date +%s%N >>/tmp/restarts; sleep 0.05; done\n";
         host.install_program("systemctl", restart);
         host.run_ok("mkdir /etc/haproxy; echo old >/etc/haproxy/haproxy.cfg");
+        host.run_ok("mkdir -p /usr/lib/orgalorg");
+        host.write_file("/usr/lib/orgalorg/sync", tool, 0o755);
     }
-    let files = [
-        "-e",
-        "-n",
-        "sh ./roll",
-        "-S",
-        "roll",
-        "etc/haproxy/haproxy.cfg",
-    ];
+    let files = ["-e", "-S", "etc/haproxy/haproxy.cfg"];
     let run = orgalorg(&hosts, on(&hosts, &files)).run().code(0);
+    assert!(!run.stderr().contains("has left files"), "{}", run.stderr());
     for (index, (_, lines)) in by_host(&run).into_iter().enumerate() {
         let own = format!("restarted as number {} of 3", index + 1);
         assert_eq!(lines, ["all 3 nodes are prepared", &own]);
@@ -611,6 +606,7 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
                 text_of(host, Path::new("/etc/haproxy/haproxy.cfg")),
                 "new\n"
             );
+            assert_eq!(host.run_ok("ls -A /var/run/orgalorg"), "");
             let text = text_of(host, Path::new("/tmp/restarts"));
             text.lines()
                 .map(|line| line.parse().expect("a time"))
@@ -619,6 +615,13 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
         .collect();
     assert_eq!(times.len(), 6);
     assert!(times.is_sorted(), "{times:?}");
+
+    local_file(&hosts, "roll", tool);
+    let uploaded = ["-e", "-n", "sh ./roll", "-S", "roll"];
+    let uploaded = [&uploaded[..], &["etc/haproxy/haproxy.cfg"]].concat();
+    let run = orgalorg(&hosts, on(&hosts, &uploaded)).run().code(0);
+    assert!(!run.stderr().contains("has left files"), "{}", run.stderr());
+    assert_eq!(hosts[0].run_ok("ls -A /var/run/orgalorg"), "");
 }
 
 // ---- files and run directories
