@@ -103,6 +103,9 @@ fn main() {
     if is_wanted("upload") {
         upload();
     }
+    if is_wanted("upload-large") {
+        large_upload();
+    }
     let hosts = Hosts::start(1);
     let bench = Bench::new(&hosts);
     if is_wanted("into") {
@@ -197,6 +200,33 @@ fn upload() {
             bench.script("parallel-scp", PSSH),
             bench.script("clush -c", CLUSH),
         ],
+    );
+}
+
+/// So much that it shows whether memory grows with it. The hosts live in memory
+/// themselves, so theirs read it as files, and keep nothing.
+fn large_upload() {
+    let hosts = Hosts::start(8);
+    let bench = Bench::new(&hosts);
+    let tar = "#!/bin/sh
+               case \" $* \" in *' --version '*) exec /tmp/real-tar \"$@\" ;; esac
+               exec /tmp/real-tar \"$@\" --to-command='cat >/dev/null'";
+    for host in &hosts {
+        host.run_ok("cp /usr/bin/tar /tmp/real-tar");
+        host.install_program("tar", tar);
+    }
+    let path = hosts.home().join("file");
+    let mut file = std::fs::File::create(path).expect("the client's home can be written");
+    let part = text(200_000_000);
+    for _ in 0..10 {
+        file.write_all(&part).expect("there is room");
+    }
+    bench.rounds(
+        1,
+        "2 GB of text to 8 hosts, not kept there",
+        1,
+        "",
+        &[bench.upload("orgalorg", &[])],
     );
 }
 
@@ -477,8 +507,20 @@ impl<'a> Bench<'a> {
 
     /// Lets the contenders take turns and prints their medians.
     fn row(&self, work: &str, parts: u32, part: &str, contenders: &[Contender<'_>]) {
+        self.rounds(ROUNDS, work, parts, part, contenders);
+    }
+
+    /// The same with so many rounds.
+    fn rounds(
+        &self,
+        rounds: usize,
+        work: &str,
+        parts: u32,
+        part: &str,
+        contenders: &[Contender<'_>],
+    ) {
         let mut samples: Vec<Vec<Sample>> = contenders.iter().map(|_| Vec::new()).collect();
-        for round in 0..=ROUNDS {
+        for round in 0..=rounds {
             for (contender, samples) in contenders.iter().zip(&mut samples) {
                 let sample = measure(contender);
                 if round > 0 {

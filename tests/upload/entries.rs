@@ -92,6 +92,12 @@ fn everything_arrives_as_gnu_tar_brings_it() {
         ("-o ops@web2 -x", "zoo devices", "root"),
         ("-o ops@web3", "zoo", "ops"),
     ];
+    for host in &hosts {
+        // Must not interfere.
+        host.run_ok("echo umask 077 | tee ~root/.bashrc >~ops/.bashrc");
+        let umask = hosts.ssh("ops", host).arg("umask").output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&umask.stdout), "0077\n");
+    }
     for (number, (options, to_tar)) in VARIANTS.into_iter().enumerate() {
         for (host, (target, names, user)) in hosts.iter().zip(parties) {
             let links = if to_tar == "--dereference" {

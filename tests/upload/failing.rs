@@ -242,6 +242,36 @@ fn hosts_that_are_lost_on_the_way() {
 }
 
 #[test]
+fn wherever_a_host_is_lost_the_others_go_on_without_it() {
+    let ways: [(fn(&Host), fn(&Host)); 3] = [
+        (Host::freeze, Host::thaw),
+        (Host::cut, Host::heal),
+        (Host::kill, |_| ()),
+    ];
+    for part in [10, 50, 90] {
+        for (lose, find) in ways {
+            let hosts = Hosts::start(2);
+            let bytes = write_file(&hosts, "file", SIZE);
+            let (good, bad) = (&hosts[0], &hosts[1]);
+            install_slow_tar(bad, SIZE as u64 / 100 * part);
+            let options = "-o web[1-2] -j 1000 -w -e -m -r /srv/x";
+            let tool = ["-n", "echo ran", "-S", "file"];
+            let running = run(&hosts, options, tool).spawn();
+            wait_for_slow_tar(bad, &running);
+            lose(bad);
+            let finished = running.finish().code(3);
+            assert_eq!(finished.stdout(), "web1 ran\n");
+            assert!(good.read_file("/srv/x/file") == bytes);
+            wait_until_clean(good);
+            find(bad);
+            if bad.is_running() {
+                wait_until_clean(bad);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_tar_that_takes_nothing_is_not_waited_for() {
     let hosts = Hosts::start(2);
     // Much and little: what is little lies in the windows, sent and not read.
