@@ -9,9 +9,9 @@ mod hosts;
 mod support;
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{Read, Write};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -515,6 +515,21 @@ fn an_encrypted_key_that_the_agent_holds_is_not_asked_for() {
         assert!(status.success(), "{screen}");
         assert_eq!(screen, "");
     }
+}
+
+#[test]
+fn a_key_that_others_can_read_is_remarked_on() {
+    let hosts = Hosts::start(1);
+    let key = hosts.dir().join("exposed");
+    fs::copy(hosts.key(), &key).unwrap();
+    let arguments = ["-k", key.to_str().unwrap(), "-C", "true"];
+    let run = || on_all(&hosts, arguments).run().code(0).stderr();
+    let said = run();
+    assert!(!said.contains("open to others"), "{said}");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let said = run();
+    let remark = format!("'{}' is open to others (mode 0644)", key.display());
+    assert!(said.contains(&remark), "{said}");
 }
 
 #[test]

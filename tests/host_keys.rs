@@ -619,6 +619,7 @@ fn one_question_shows_the_keys_of_all_unknown_hosts() {
     let mut terminal = on_all(&hosts, &[]).on_terminal(|_| ());
     terminal.expect(QUESTION);
     let screen = terminal.screen();
+    let mut places = Vec::new();
     for host in hosts.iter().take(3) {
         let key = key(host, "ssh-ed25519");
         let line = format!(
@@ -627,7 +628,9 @@ fn one_question_shows_the_keys_of_all_unknown_hosts() {
             fingerprint(&key)
         );
         assert!(screen.contains(&line), "{screen}");
+        places.push(screen.find(&line));
     }
+    assert!(places.is_sorted(), "{screen}");
     assert!(!screen.contains("web4"), "{screen}");
     assert!(
         screen.contains("host keys of these 3 nodes are not known"),

@@ -164,7 +164,9 @@ impl Run {
     /// Decides about the keys that are unknown by now, and returns the nodes
     /// that may go on.
     fn decide(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
-        let unknown = std::mem::take(&mut self.unknown_keys);
+        let mut unknown = std::mem::take(&mut self.unknown_keys);
+        // In the order in which they were named, not in that in which they answered.
+        unknown.sort_by_key(|(node, _)| *node);
         let accepted = match config.connection.host_keys {
             Policy::Ask => self.ask_about(&unknown, config)?,
             _ => true,

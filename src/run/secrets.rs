@@ -205,6 +205,12 @@ impl Collector<'_> {
 
     fn unlock(&self, file: &KeyFile) -> Result<UserKey, Stop> {
         let failed = |error| Stop::Local(Tree::from_error(&error));
+        if let Some(mode) = file.exposing_mode() {
+            let path = file.path().display();
+            let text = format!("private key '{path}' is open to others (mode {mode:04o})");
+            let tree = Tree::new(text).because(format!("chmod 600 '{path}'"));
+            self.log.log(Level::Warn, tree);
+        }
         if !file.is_encrypted() {
             return file.unlock(None).map_err(failed);
         }

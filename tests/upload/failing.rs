@@ -243,7 +243,8 @@ fn hosts_that_are_lost_on_the_way() {
 
 #[test]
 fn wherever_a_host_is_lost_the_others_go_on_without_it() {
-    let ways: [(fn(&Host), fn(&Host)); 3] = [
+    type Act = fn(&Host);
+    let ways: [(Act, Act); 3] = [
         (Host::freeze, Host::thaw),
         (Host::cut, Host::heal),
         (Host::kill, |_| ()),

@@ -31,6 +31,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -290,6 +291,16 @@ impl KeyFile {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The permissions of the file, if it is ours and they let others at it. (ssh(1)
+    /// would not use such a key.)
+    #[must_use]
+    pub fn exposing_mode(&self) -> Option<u32> {
+        let metadata = std::fs::metadata(&self.path).ok()?;
+        let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
+        let mode = metadata.mode() & 0o777;
+        (is_ours && metadata.is_file() && mode & 0o077 != 0).then_some(mode)
     }
 
     /// Whether [`unlock`](Self::unlock) needs a passphrase.
