@@ -359,7 +359,7 @@ impl Typed {
             .as_ref()
             .and_then(|upload| upload.run_directory.clone());
         let directory = match &run_directory {
-            Some(id) => Directory::Run(id),
+            Some(_) => Directory::Run,
             None => self.root_or(Directory::Home),
         };
         let words = args.sync_args.iter();
@@ -375,8 +375,8 @@ impl Typed {
         let place = run_directory
             .as_ref()
             .filter(|_| !args.relative && (is_default || args.apply))
-            .map(|id| Place {
-                lines: lines(&|sudo| place::place(id, number, sudo)),
+            .map(|_| Place {
+                lines: lines(&|sudo| place::place(number, sudo)),
                 is_wanted: args.apply,
             });
         Ok(Sync {
@@ -451,7 +451,7 @@ impl Typed {
         });
         let id: Option<Arc<str>> = args.root.is_none().then(run_directory_id);
         let directory = match &id {
-            Some(id) => Directory::Run(id),
+            Some(_) => Directory::Run,
             None => self.root_or(Directory::Home),
         };
         let line = |sudo| {

@@ -16,6 +16,7 @@ use crate::cluster::stream::Tap;
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream, ToolEnd};
 use crate::output::credit::Credit;
+use crate::remote::command_line::in_run_directory;
 use crate::remote::guard;
 use crate::remote::sudo::Gate;
 use crate::ssh::process::{Exit, Process, Request, Step, TerminalSize};
@@ -41,6 +42,9 @@ const PAGE: i32 = 4096;
 /// How long a guard that was let go may take.
 const LEAVING: Duration = Duration::from_secs(2);
 
+/// A name that no run directory has, so that nothing is done in another one.
+const NO_RUN_DIRECTORY: &str = "none";
+
 /// A node that is logged in.
 pub(super) struct Serving<'a> {
     node: &'a Node,
@@ -53,6 +57,8 @@ pub(super) struct Serving<'a> {
     spare: Process,
     guard: Option<Guard>,
     running: Option<Running>,
+    /// The name of the run directory, if there is one.
+    run_directory: Option<String>,
     /// Channels that are not waited for any more. They go with the session.
     abandoned: Vec<Process>,
     /// The run is being ended, and we have heard of it.
@@ -115,6 +121,7 @@ impl<'a> Serving<'a> {
             spare: Process::default(),
             guard: None,
             running: None,
+            run_directory: None,
             abandoned: Vec::new(),
             is_ending: false,
             goal: Goal::Stay,
@@ -241,11 +248,10 @@ impl<'a> Serving<'a> {
         terminal: Option<(String, TerminalSize)>,
     ) -> Process {
         let command = if self.is_root() { as_root } else { as_user };
+        let name = self.run_directory.as_deref().unwrap_or(NO_RUN_DIRECTORY);
+        let command = in_run_directory(command, name);
         let mut process = std::mem::take(&mut self.spare);
-        process.start(Request {
-            command: command.to_owned(),
-            terminal,
-        });
+        process.start(Request { command, terminal });
         process
     }
 
@@ -388,13 +394,7 @@ impl<'a> Serving<'a> {
                         *limit = now + LAST_OUTPUT;
                     }
                 }
-                Notice::RunDirectory(Ok(path)) => {
-                    self.log(Level::Debug, format!("run directory {path}"));
-                    self.node.tell(NodeEvent::RunDirectory);
-                }
-                Notice::RunDirectory(Err(reason)) => {
-                    self.fail_upload(Tree::new("can't make the run directory").because(reason));
-                }
+                Notice::RunDirectory(made) => self.note_run_directory(made),
                 Notice::Left(left) => self.node.tell(NodeEvent::Left(left)),
                 Notice::Gone => self.drop_guard(),
             }
@@ -417,6 +417,19 @@ impl<'a> Serving<'a> {
             return Ok(Some(Outcome::failed(Status::Unreachable, text.into())));
         }
         Ok(None)
+    }
+
+    fn note_run_directory(&mut self, made: Result<String, String>) {
+        let path = match made {
+            Ok(path) => path,
+            Err(reason) => {
+                let failure = Tree::new("can't make the run directory");
+                return self.fail_upload(failure.because(reason));
+            }
+        };
+        self.run_directory = guard::run_directory_name(&path).map(str::to_owned);
+        self.log(Level::Debug, format!("run directory {path}"));
+        self.node.tell(NodeEvent::RunDirectory);
     }
 
     fn drop_guard(&mut self) {

@@ -195,9 +195,10 @@ pub enum Directory<'a> {
     Home,
     /// This one (`-r`); any bytes.
     Path(&'a [u8]),
-    /// The run directory of this id, which the guard has made: where it is depends
-    /// on who we are on the host.
-    Run(&'a str),
+    /// The run directory, which the guard has made: where it is depends on who we
+    /// are on the host, and what it is called on whether there is another one. The
+    /// line is complete when it has been told the name ([`in_run_directory`]).
+    Run,
 }
 
 impl Directory<'_> {
@@ -216,9 +217,23 @@ impl Directory<'_> {
             Self::Path(path) => {
                 format!("CDPATH= cd {} || exit", quote(&Self::plain(path)))
             }
-            Self::Run(id) => format!("{RUN_DIRECTORIES}\ncd \"$base\"/{id} || exit"),
+            Self::Run => format!("{RUN_DIRECTORIES}\ncd \"$base\"/{RUN_NAME} || exit"),
         }
     }
+}
+
+/// Stands for the name of the run directory: the one character that no argument of
+/// ours, and so no command, can have in it.
+pub(super) const RUN_NAME: char = '\0';
+
+/// The longest such name, with room for the number of another one.
+const MAX_RUN_NAME: usize = 32;
+
+/// A line in which the run directory has its name. It may stand between any quotes,
+/// as it is made of digits, dots and dashes only.
+#[must_use]
+pub fn in_run_directory(line: &str, name: &str) -> String {
+    line.replace(RUN_NAME, name)
 }
 
 /// Sets `$base` to where our run directories are; the guard does the same.
@@ -252,8 +267,9 @@ impl CommandLine<'_> {
         } else {
             self.wrapped()
         };
-        if line.len() > MAX_LENGTH {
-            return Err(CommandLineError::TooLong { length: line.len() });
+        let length = line.len() + line.matches(RUN_NAME).count() * MAX_RUN_NAME;
+        if length > MAX_LENGTH {
+            return Err(CommandLineError::TooLong { length });
         }
         Ok(line)
     }
@@ -265,7 +281,7 @@ impl CommandLine<'_> {
         match self.directory {
             Directory::Home => {}
             Directory::Path(_) => return Err(CommandLineError::NeedsShell("-r")),
-            Directory::Run(_) => return Err(CommandLineError::NeedsShell("a run directory")),
+            Directory::Run => return Err(CommandLineError::NeedsShell("a run directory")),
         }
         if self
             .arguments
@@ -384,6 +400,37 @@ mod tests {
             let shell = Shell::new(template).expect("template");
             assert_eq!(shell.wrap(b"x", None), command);
         }
+    }
+
+    #[test]
+    fn the_name_of_the_run_directory_comes_last_between_any_quotes() {
+        let nonces = Nonces::new([1; 16], false);
+        for sudo in [None, Some(&nonces)] {
+            let command = CommandLine {
+                directory: Directory::Run,
+                sudo,
+                ..line("it's 2026")
+            };
+            let line = command.build().expect("a line");
+            let named = in_run_directory(&line, "2026.1-2");
+            assert!(named.contains("cd \"$base\"/2026.1-2 || exit"), "{named}");
+            assert!(!named.contains(RUN_NAME), "{named}");
+            assert_eq!(named.len(), line.len() + 7);
+        }
+        // There is room for it.
+        let mut program = "x".repeat(MAX_LENGTH);
+        let line = loop {
+            let command = CommandLine {
+                directory: Directory::Run,
+                ..line(&program)
+            };
+            match command.build() {
+                Ok(line) => break line,
+                Err(_) => program.pop(),
+            };
+        };
+        let named = in_run_directory(&line, "20260131120000.123456-9999");
+        assert!(named.len() <= MAX_LENGTH);
     }
 
     #[test]

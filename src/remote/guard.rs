@@ -101,7 +101,8 @@ impl Guard<'_> {
 /// What the guard is told, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    /// Make the run directory of this id. It is removed when the guard goes.
+    /// Make a run directory of this id, or, where there is one, another one beside it.
+    /// It is removed when the guard goes.
     MakeRunDirectory(Arc<str>),
     /// Leave the run directory alone from now on, and say what is left of it in the
     /// end.
@@ -191,6 +192,15 @@ impl Answer {
             _ => Self::Noise(text),
         }
     }
+}
+
+/// The name of a run directory: that of this id, or of another one beside it.
+#[must_use]
+pub fn run_directory_name(path: &str) -> Option<&str> {
+    let is_plain = |byte: u8| byte.is_ascii_digit() || byte == b'.' || byte == b'-';
+    let (_, name) = path.rsplit_once('/')?;
+    let is_name = name.starts_with(|first: char| first.is_ascii_digit());
+    (is_name && name.bytes().all(is_plain)).then_some(name)
 }
 
 #[cfg(test)]
@@ -456,8 +466,6 @@ mod tests {
             let mode = std::fs::metadata(&path).expect("there").permissions();
             assert_eq!(mode.mode() & 0o7777, 0o700, "{shell:?}");
             std::fs::write(path.join("file"), "x").expect("ours");
-            // Another target of the run may be this machine, too.
-            assert_eq!(run_directory(&mut guard, &id("goes")), path);
             guard.end();
             assert!(!path.exists(), "{shell:?}");
 
@@ -481,6 +489,52 @@ mod tests {
             assert!(!path.exists(), "{shell:?}");
             // Where there was none before, none shall be.
             let _ = std::fs::remove_dir(path.parent().expect("a parent"));
+        }
+    }
+
+    #[test]
+    fn a_run_directory_that_is_there_is_anothers() {
+        for shell in SHELLS {
+            let start = || {
+                let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
+                assert_eq!(guard.answer(), Answer::Ready);
+                guard
+            };
+            let id = format!("test-{}-{}-two", std::process::id(), shell[0]);
+            let mut guards = [start(), start(), start()];
+            let paths = [0, 1, 2].map(|index| run_directory(&mut guards[index], &id));
+            let beside = |suffix| paths[0].with_file_name(format!("{id}{suffix}"));
+            assert_eq!(
+                paths[..],
+                [beside(""), beside("-2"), beside("-3")],
+                "{shell:?}"
+            );
+            for (guard, path) in guards.into_iter().zip(&paths) {
+                assert!(path.exists(), "{shell:?}: each removes its own");
+                guard.end();
+                assert!(!path.exists(), "{shell:?}");
+            }
+            let _ = std::fs::remove_dir(paths[0].parent().expect("a parent"));
+        }
+    }
+
+    #[test]
+    fn only_what_a_guard_makes_is_the_name_of_a_run_directory() {
+        let id = "20260131120000.123456";
+        for name in [id, &format!("{id}-2")] {
+            let path = format!("/tmp/orgalorg-a b/{name}");
+            assert_eq!(run_directory_name(&path), Some(name));
+        }
+        for odd in [
+            "",
+            "20260131",
+            "/x/",
+            "/x/..",
+            "/x/2$(id)",
+            "/x/2'",
+            "/x/2/ y",
+        ] {
+            assert_eq!(run_directory_name(odd), None, "{odd}");
         }
     }
 

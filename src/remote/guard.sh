@@ -272,22 +272,29 @@ call_off_dog() {
 }
 
 # Makes the run directory of an upload, for us alone. In a directory that
-# somebody else has put there he could put things into ours.
+# somebody else has put there he could put things into ours. One that is there
+# already is another's: two targets of a run may be one machine.
 make_run_directory() {
     base=/tmp/orgalorg-$(id -un)
     [ "$(id -u)" != 0 ] || base=/var/run/orgalorg
     mkdir -p "${base%/*}" 2>/dev/null
     reason=$(mkdir -m 700 "$base" 2>&1)
+    name=$1 number=1
     if [ -L "$base" ] || { [ -d "$base" ] && ! [ -O "$base" ]; }; then
         say "NORUNDIR $base belongs to somebody else"
     elif [ ! -d "$base" ]; then
         say "NORUNDIR $reason"
-    # (Two targets of a run may be one machine, and then share it.)
-    elif chmod 700 "$base" && { reason=$(mkdir -m 700 "$base/$1" 2>&1) || [ -d "$base/$1" ]; }; then
-        run_directory=$base/$1
-        say "RUNDIR $run_directory"
     else
-        say "NORUNDIR $reason"
+        chmod 700 "$base"
+        until reason=$(mkdir -m 700 "$base/$name" 2>&1); do
+            if [ ! -e "$base/$name" ]; then
+                say "NORUNDIR $reason"
+                return
+            fi
+            number=$((number + 1)) name=$1-$number
+        done
+        run_directory=$base/$name
+        say "RUNDIR $run_directory"
     fi
 }
 

@@ -10,7 +10,7 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use crate::remote::command_line::{RUN_DIRECTORIES, quote};
+use crate::remote::command_line::{RUN_DIRECTORIES, RUN_NAME, quote};
 use crate::remote::sudo::Nonces;
 use crate::remote::{call_script, without_comments};
 
@@ -19,14 +19,14 @@ pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
 
 static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("place.sh")));
 
-/// The string for the login shell that puts the files of the run directory of
-/// this id in place, under `/`. `random` makes the names of the directories that
+/// The string for the login shell that puts the files of the run directory in
+/// place, under `/`. `random` makes the names of the directories that
 /// it needs in between, and should be new for each run. The run directory stays.
 #[must_use]
-pub fn place(id: &str, random: [u8; 8], sudo: Option<&Nonces>) -> String {
+pub fn place(random: [u8; 8], sudo: Option<&Nonces>) -> String {
     let find = r#"set -- "$base/$1" "$2" "$3""#;
     let script = format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT);
-    call(&script, id.as_bytes(), b"/", random, sudo)
+    call(&script, RUN_NAME.to_string().as_bytes(), b"/", random, sudo)
 }
 
 /// The string for the login shell that tells with its exit status whether the

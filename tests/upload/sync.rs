@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
 use super::hosts::Hosts;
-use super::{run, run_directories, wait_until_clean};
+use super::{run, run_directories, shell, wait_until_clean};
 
 fn hosts_with_file(count: usize) -> Hosts {
     let hosts = Hosts::start(count);
@@ -138,21 +138,42 @@ fn tools_get_arguments_and_input_byte_for_byte() {
     wait_until_clean(&hosts[0]);
 }
 
+/// Many files, each with two names, in `big` and `other`.
+fn write_many_files(hosts: &Hosts) {
+    let script = "mkdir big other; for i in $(seq 300); do echo $i >big/$i; \
+                  ln big/$i big/h$i; ln big/$i other/$i; done";
+    shell(&hosts.home(), script);
+}
+
+/// Two targets that are one machine and one user.
+const TWICE: [&str; 2] = ["-o web1,ops@web1 -x", "-o web1,web1-v6"];
+
 #[test]
-fn one_machine_under_two_names_gets_it_twice() {
+fn one_machine_under_two_names_has_two_run_directories() {
     let hosts = hosts_with_file(1);
-    for (targets, root) in [
-        ("-o web1 -o web1-v6", ""),
-        ("-o web1 -o ops@web1", ""),
-        ("-o web1 -o web1-v6", "-r /srv/x"),
-    ] {
-        let options = format!("{targets} -e -m {root}");
-        let finished = run(&hosts, &options, ["-n", "cat f", "-S", "f"])
-            .run()
-            .code(0);
-        assert_eq!(finished.stdout().matches("content\n").count(), 2);
-        hosts[0].run_ok("rm -rf /var/run/orgalorg/* /tmp/orgalorg-ops/*");
+    write_many_files(&hosts);
+    let tool = r#"echo "$(ls big other | wc -l) $(find . -type f -links 3 | wc -l) $PWD"
+        rm -r "$PWD""#;
+    for targets in TWICE {
+        for _ in 0..3 {
+            let options = format!("{targets} -e -m -q");
+            let options = run(&hosts, &options, ["-n", tool, "-S", "big", "other"]);
+            let finished = options.run().ok();
+            let stdout = finished.stdout();
+            let mut places: Vec<&str> = stdout
+                .lines()
+                .map(|line| line.strip_prefix("903 900 ").expect(line))
+                .collect();
+            places.dedup();
+            assert_eq!(places.len(), 2, "{stdout}");
+            wait_until_clean(&hosts[0]);
+        }
     }
+    // What is left is left in both.
+    let finished = run(&hosts, "-o web1,web1-v6 -e -m", ["-n", "cat f", "-S", "f"]).run();
+    let finished = finished.code(0).says("-2 (1 node): web1");
+    assert_eq!(finished.stderr().matches("(1 node)").count(), 2);
+    assert_eq!(finished.stdout().matches("content\n").count(), 2);
 }
 
 #[test]
