@@ -371,12 +371,11 @@ impl Typed {
             as_root: line(None),
         };
         let is_default = args.sync_cmd == DEFAULT_SYNC.as_str();
-        let number = random()?;
         let place = run_directory
             .as_ref()
             .filter(|_| !args.relative && (is_default || args.apply))
             .map(|_| Place {
-                lines: lines(&|sudo| place::place(number, sudo)),
+                lines: lines(&|sudo| place::place(sudo)),
                 is_wanted: args.apply,
             });
         Ok(Sync {

@@ -7,7 +7,6 @@
 //!
 //! This module has its text; `run` decides when it is used.
 
-use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use crate::remote::command_line::{RUN_DIRECTORIES, RUN_NAME, quote};
@@ -20,13 +19,12 @@ pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
 static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("place.sh")));
 
 /// The string for the login shell that puts the files of the run directory in
-/// place, under `/`. `random` makes the names of the directories that
-/// it needs in between, and should be new for each run. The run directory stays.
+/// place, under `/`. The run directory stays.
 #[must_use]
-pub fn place(random: [u8; 8], sudo: Option<&Nonces>) -> String {
-    let find = r#"set -- "$base/$1" "$2" "$3""#;
+pub fn place(sudo: Option<&Nonces>) -> String {
+    let find = r#"set -- "$base/$1" "$2""#;
     let script = format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT);
-    call(&script, RUN_NAME.to_string().as_bytes(), b"/", random, sudo)
+    call(&script, RUN_NAME.to_string().as_bytes(), b"/", sudo)
 }
 
 /// The string for the login shell that tells with its exit status whether the
@@ -37,20 +35,8 @@ pub fn find_default_tool(sudo: Option<&Nonces>) -> String {
     call_script(script, &format!("orgalorg-find {DEFAULT_TOOL}"), sudo)
 }
 
-fn call(
-    script: &str,
-    directory: &[u8],
-    root: &[u8],
-    random: [u8; 8],
-    sudo: Option<&Nonces>,
-) -> String {
-    let id = random.iter().fold(String::new(), |mut id, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(id, "{byte:02x}");
-        id
-    });
-    let (directory, root) = (quote(directory), quote(root));
-    let arguments = format!("orgalorg-place {directory} {root} '{id}'");
+fn call(script: &str, directory: &[u8], root: &[u8], sudo: Option<&Nonces>) -> String {
+    let arguments = format!("orgalorg-place {} {}", quote(directory), quote(root));
     call_script(script, &arguments, sudo)
 }
 

@@ -1,10 +1,9 @@
 # Puts the files of a run directory in place on this host (see place.rs).
 #
-#   sh -c <this> orgalorg-place <dir> <root> <id>
+#   sh -c <this> orgalorg-place <dir> <root>
 #
 #   dir     the run directory
 #   root    what to place them under: / (but for tests)
-#   id      a word that nothing on this host has in its name
 #
 # In each directory that is there already, what is to come is first copied into a
 # new directory of ours, and renamed from there when all copies have been made:
@@ -12,8 +11,11 @@
 # comes whole, with all that is below it. Names may be anything, so they are
 # found by patterns, and go to other programs by the hundred.
 #
+# Another target of the run may be this machine, too, and do the same at the same
+# time.
+#
 # Needs a POSIX sh, and cp, mv and the like of GNU or BusyBox.
-dir=$1 root=${2%/} id=$3
+dir=$1 root=${2%/}
 LC_ALL=C
 export LC_ALL
 unset GLOBIGNORE
@@ -33,8 +35,18 @@ is_directory() {
 
 # Of all functions that walk, $1 is the directory below $dir and $root alike.
 # Only directories on both sides are walked into; on ours a link to one will do.
+# Which these are is seen once, by "check", and remembered by number, as all walk
+# in the same order.
 is_shared() {
-    is_directory "$1" && [ -d "$2" ]
+    is_directory "$1" || return
+    number=$((number + 1))
+    eval "[ \"\$shared_$number\" ]"
+}
+
+see_whether_shared() {
+    number=$((number + 1))
+    if [ -d "$1" ]; then eval "shared_$number=yes"; else eval "shared_$number="; fi
+    [ -d "$1" ]
 }
 
 conflict() {
@@ -46,12 +58,14 @@ check() {
     for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
         exists "$entry" || continue
         target=$root$1/${entry##*/}
-        if is_shared "$entry" "$target"; then
-            # Patterns would find nothing there.
-            [ -r "$entry" ] && [ -x "$entry" ] || fail "can't read '$dir/$entry'"
-            check "$1/${entry##*/}"
-        elif is_directory "$entry"; then
-            ! exists "$target" || conflict "$target" 'something that is no directory'
+        if is_directory "$entry"; then
+            if see_whether_shared "$target"; then
+                # Patterns would find nothing there.
+                [ -r "$entry" ] && [ -x "$entry" ] || fail "can't read '$dir/$entry'"
+                check "$1/${entry##*/}"
+            elif exists "$target"; then
+                conflict "$target" 'something that is no directory'
+            fi
         elif is_directory "$target"; then
             conflict "$target" 'a directory'
         elif [ -L "$target" ] && [ ! -L "$entry" ]; then
@@ -63,36 +77,44 @@ check() {
 stage() {
     for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
         exists "$entry" || continue
-        is_shared "$entry" "$root$1/${entry##*/}" && continue
+        if is_shared "$entry"; then
+            stage "$1/${entry##*/}"
+            continue
+        fi
         set -- "$@" "$entry"
         [ $# -lt 200 ] || { copy "$@"; set -- "$1"; }
     done
     [ $# = 1 ] || copy "$@"
-    for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
-        is_shared "$entry" "$root$1/${entry##*/}" && stage "$1/${entry##*/}"
-    done
 }
 
-# Two directories may be one, by a link. But this must be ours.
 copy() {
     staging=$root$1/.orgalorg-$id
-    if ! is_directory "$staging" || [ ! -O "$staging" ]; then
+    if ! is_ours "$staging"; then
         mkdir -m 700 "$staging" || fail "can't write to '$root$1/'"
+        eval "staging_$(stat -c %d_%i "$staging" 2>/dev/null)=ours"
     fi
     shift
     cp -dpR "$@" "$staging/" || fail "can't copy what belongs to '${staging%/*}/'"
 }
 
+# Whether we have made it, and not only somebody who has seen the name. (Two
+# directories may be one, by a link, and have it already.)
+is_ours() {
+    is_directory "$1" && eval "[ \"\$staging_$(stat -c %d_%i "$1" 2>/dev/null)\" ]"
+}
+
 # What was one file with several names shall be that again; cp sees to it only
-# for what it copies at once. $2 is where this directory has been copied to.
+# for what it copies at once. $2 is where this directory has been copied to, and
+# $depth how far it is below one that is shared.
 relink() {
     for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
         exists "$entry" || continue
-        target=$root$1/${entry##*/}
-        if is_shared "$entry" "$target"; then
-            relink "$1/${entry##*/}" "$target/.orgalorg-$id"
+        if [ "$depth" = 0 ] && is_shared "$entry"; then
+            relink "$1/${entry##*/}" "$root$1/${entry##*/}/.orgalorg-$id"
         elif is_directory "$entry"; then
+            depth=$((depth + 1))
             relink "$1/${entry##*/}" "$2/${entry##*/}"
+            depth=$((depth - 1))
         elif [ -f "$entry" ] && [ ! -L "$entry" ]; then
             set -- "$@" "$entry"
             [ $# -lt 200 ] || { join "$@"; set -- "$1" "$2"; }
@@ -104,13 +126,13 @@ relink() {
 join() {
     from=$1 staging=$2 joined=
     shift 2
-    for number in $(stat -c %h:%i "$@" 2>/dev/null); do
+    for inode in $(stat -c %h:%i "$@" 2>/dev/null); do
         entry=$1 copy=$staging/${1##*/}
         shift
-        case $number in 1:*) continue ;; esac
-        eval "first=\${inode_${number#*:}-}"
+        case $inode in 1:*) continue ;; esac
+        eval "first=\${inode_${inode#*:}-}"
         if [ -z "$first" ]; then
-            eval "inode_${number#*:}=\$copy"
+            eval "inode_${inode#*:}=\$copy"
         elif ! [ "$first" -ef "$copy" ]; then
             rm -f "$copy"
             ln "$first" "$copy" 2>/dev/null || cp -dp "$entry" "$copy" ||
@@ -121,41 +143,60 @@ join() {
     [ -z "$joined" ] || touch -r ".$from" "$staging"
 }
 
-# From below, for what is new here must not be walked into.
 commit() {
     for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
-        is_shared "$entry" "$root$1/${entry##*/}" && commit "$1/${entry##*/}"
+        is_shared "$entry" && commit "$1/${entry##*/}"
     done
-    set -- "$root$1" "$root$1/.orgalorg-$id"
-    is_directory "$2" || return
-    for entry in "$2"/* "$2"/.[!.]* "$2"/..?*; do
+    set -- "$root$1/.orgalorg-$id" "$root$1"
+    is_ours "$1" && empty "$1" "$2"
+}
+
+# Moves all that is in one directory to another one.
+empty() {
+    for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
         exists "$entry" || continue
         if is_directory "$entry" && [ ! -w "$entry" ]; then
             # Only who may write to a directory may move it elsewhere.
             chmod u+w "$entry"
             move "$1" "$2" "$entry"
-            chmod u-w "$1/${entry##*/}"
+            chmod u-w "$2/${entry##*/}"
             continue
         fi
         set -- "$@" "$entry"
         [ $# -lt 200 ] || { move "$@"; set -- "$1" "$2"; }
     done
     [ $# = 2 ] || move "$@"
-    rmdir "$2"
+    rmdir "$1"
 }
 
+# Another target may have put a directory there meanwhile: what is in ours goes
+# into it then. And mv gives the second name of a file to what has the first one,
+# which may be ours although it was the other's.
 move() {
-    target=$1
+    target=$2
     shift 2
-    mv -f "$@" "$target/" || fail "can't put files in place in '$target/'"
+    if said=$(mv -f "$@" "$target/" 2>&1); then
+        [ -z "$said" ] || say "$said"
+        return
+    fi
+    for entry; do
+        if is_directory "$entry" && [ -d "$target/${entry##*/}" ]; then
+            (empty "$entry" "$target/${entry##*/}") || exit
+        elif [ -f "$entry" ] && [ ! -L "$entry" ] && [ "$entry" -ef "$target/${entry##*/}" ]; then
+            rm -f "$entry"
+        elif exists "$entry"; then
+            say "$said"
+            fail "can't put files in place in '$target/'"
+        fi
+    done
 }
 
 discard() {
     for entry in ".$1"/* ".$1"/.[!.]* ".$1"/..?*; do
-        is_shared "$entry" "$root$1/${entry##*/}" && discard "$1/${entry##*/}"
+        is_shared "$entry" && discard "$1/${entry##*/}"
     done
     set -- "$root$1/.orgalorg-$id"
-    is_directory "$1" && [ -O "$1" ] && remove "$1"
+    is_ours "$1" && remove "$1"
 }
 
 # Also directories that may not be written to.
@@ -164,8 +205,17 @@ remove() {
     rm -rf "$1"
 }
 
+# One after the other, where that can be had: what was one file with several names
+# would become two if some came from here and some from there.
+wait_for_turn() {
+    command -v flock >/dev/null 2>&1 || return
+    # "command", because a special builtin that fails ends a POSIX shell.
+    { command exec 9<..; } 2>/dev/null && flock 9
+}
+
 fail() {
     trap '' HUP INT TERM
+    number=0
     discard ''
     say "$1; $changed"
     exit 1
@@ -173,15 +223,21 @@ fail() {
 
 trap '' PIPE
 cd "$dir" || exit
+id=$(mktemp -u XXXXXXXXXX) || exit
+wait_for_turn
 conflicts=0 changed='nothing has been changed'
+number=0
 check ''
 [ "$conflicts" -le 20 ] || say "... and $((conflicts - 20)) more like these"
 [ "$conflicts" = 0 ] || { say "$changed"; exit 1; }
 trap 'fail stopped' HUP INT TERM
+number=0
 stage ''
-[ -z "$(find . -type f -links +1 | head -c 1)" ] || relink '' "$root/.orgalorg-$id"
+number=0 depth=0
+[ -z "$(find . -type f -links +1 2>/dev/null | head -c 1)" ] || relink '' "$root/.orgalorg-$id"
 # All or nothing from here on.
 trap '' HUP INT TERM
 changed='some files may be in place, others are not'
+number=0
 commit ''
 exit 0

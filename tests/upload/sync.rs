@@ -177,6 +177,30 @@ fn one_machine_under_two_names_has_two_run_directories() {
 }
 
 #[test]
+fn one_machine_under_two_names_gets_files_in_place_at_once() {
+    let hosts = hosts_with_file(1);
+    write_many_files(&hosts);
+    let home = hosts.home();
+    let count = format!(
+        "cd {} && ls -A big other | wc -l && find . -type f -links 3 | wc -l; rm -r big other",
+        home.display()
+    );
+    for targets in TWICE {
+        for (options, tool) in [("", &[][..]), ("--apply -m", &["-n", "echo ok"])] {
+            for _ in 0..2 {
+                let options = format!("{targets} {options} -q");
+                let others = tool.iter().chain(&["-S", "big", "other"]);
+                let finished = run(&hosts, &options, others).run().ok();
+                let said = finished.stdout().matches("ok\n").count();
+                assert_eq!(said, tool.len(), "{}", finished.stdout());
+                assert_eq!(hosts[0].run_ok(&count), "903\n900\n");
+                wait_until_clean(&hosts[0]);
+            }
+        }
+    }
+}
+
+#[test]
 fn with_a_password_for_sudo_the_archive_is_not_taken_for_it() {
     let hosts = hosts_with_file(1);
     let tool = "stat -c '%U %n' f; cat; rm -r \"$PWD\"";

@@ -73,8 +73,6 @@ struct Host {
 /// These tests make tens of thousands of files.
 const MEMORY: &str = "/dev/shm";
 
-const ID: &str = "0123456789abcdef";
-
 impl Host {
     fn new() -> Self {
         let memory = Path::new(MEMORY);
@@ -106,9 +104,33 @@ impl Host {
         command
             .args(["-c", &SCRIPT, "orgalorg-place"])
             .args([&self.run, &self.root])
-            .arg(ID)
             .stdin(Stdio::null());
         command
+    }
+
+    /// The same, with a program of our own in front of all others.
+    fn script_with(&self, userland: Userland, name: &str, program: &str) -> (Command, TempDir) {
+        let programs = TempDir::new().expect("tempdir");
+        set_mode(&put(&programs.path().join(name), program), 0o755);
+        let path = match userland {
+            BusyBox => busybox_programs().into_os_string(),
+            _ => std::env::var_os("PATH").expect("there is a PATH"),
+        };
+        let mut own_first = programs.path().as_os_str().to_owned();
+        own_first.push(":");
+        own_first.push(path);
+        let mut command = self.script(userland);
+        command.env("PATH", own_first);
+        (command, programs)
+    }
+
+    /// Another target of the run, which is the same machine.
+    fn twin(&self) -> Self {
+        let twin = Self::new();
+        Self {
+            root: self.root.clone(),
+            ..twin
+        }
     }
 
     #[track_caller]
@@ -549,8 +571,7 @@ fn a_copy_that_fails_changes_nothing() {
         let mut command = userland.command();
         command
             .args(["-c", &format!("ulimit -f 8; {}", *SCRIPT), "orgalorg-place"])
-            .args([&host.run, &host.root])
-            .arg(ID);
+            .args([&host.run, &host.root]);
         let said = host.refuse(&mut command);
         let expected = format!("can't copy what belongs to '{}/b/'; ", host.root.display());
         assert!(said.contains(&expected), "{userland:?} {said}");
@@ -567,20 +588,11 @@ fn terminated_it_leaves_nothing_behind() {
         host.has("b/y", "old");
         let before = tree(&host.root);
         // A copy that never ends, of the second directory.
-        let programs = TempDir::new().expect("tempdir");
-        let marker = programs.path().join("ready");
         let slow = "#!/bin/sh\ncase $* in *b/y*) : >\"${0%/*}/ready\"; exec sleep 1000 ;; esac\n\
                     exec /bin/cp \"$@\"\n";
-        set_mode(&put(&programs.path().join("cp"), slow), 0o755);
-        let mut command = host.script(userland);
-        let path = match userland {
-            BusyBox => busybox_programs().into_os_string(),
-            _ => std::env::var_os("PATH").expect("there is a PATH"),
-        };
-        let mut own_first = programs.path().as_os_str().to_owned();
-        own_first.push(":");
-        own_first.push(path);
-        command.env("PATH", own_first).process_group(0);
+        let (mut command, programs) = host.script_with(userland, "cp", slow);
+        let marker = programs.path().join("ready");
+        command.process_group(0);
         let child = command.stderr(Stdio::piped()).spawn().expect("a shell");
         let deadline = Instant::now() + Duration::from_secs(60);
         while !marker.exists() {
@@ -598,6 +610,121 @@ fn terminated_it_leaves_nothing_behind() {
             said.ends_with("nothing has been changed\n"),
             "{userland:?} {said}"
         );
+    }
+}
+
+/// A tree with directories that are new, and hard links across all of them.
+fn upload_tree(host: &Host) {
+    for directory in ["old", "new", "new/below", "other/a/b", "old/inside"] {
+        let first = host.upload(&format!("{directory}/first"), "content");
+        for number in 0..20 {
+            host.upload(&format!("{directory}/{number}"), "new");
+            let link = host.run.join(format!("{directory}/h{number}"));
+            fs::hard_link(&first, link).expect("ours");
+        }
+        let across = host.run.join(format!("other/{}", directory.len()));
+        fs::create_dir_all(across.parent().expect("a parent")).expect("ours");
+        let _ = fs::hard_link(host.run.join("old/first"), across);
+    }
+    symlink("new", host.run.join("link")).expect("ours");
+}
+
+/// Places from several run directories at once, and says what there is then.
+fn place_at_once(hosts: &[Host], userland: Userland) -> BTreeMap<PathBuf, Seen> {
+    hosts.iter().for_each(upload_tree);
+    let start = |host: &Host| host.script(userland).stderr(Stdio::piped()).spawn();
+    let placings: Vec<_> = hosts.iter().map(start).collect();
+    for placing in placings {
+        let output = placing.expect("a shell").wait_with_output();
+        let output = output.expect("a child");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{userland:?} {said}");
+        assert_eq!(said, "", "{userland:?}");
+    }
+    untimed(&hosts[0].root)
+}
+
+#[test]
+fn two_at_once_on_one_machine_get_along() {
+    for userland in USERLANDS {
+        for _ in 0..8 {
+            let host = Host::new();
+            host.has("old/5", "old");
+            let hosts = [host.twin(), host.twin(), host];
+            let placed = place_at_once(&hosts, userland);
+            assert_eq!(placed, untimed(&hosts[0].run), "{userland:?}");
+        }
+    }
+}
+
+#[test]
+fn run_directories_of_one_user_are_placed_one_after_the_other() {
+    for userland in USERLANDS {
+        let host = Host::new();
+        host.has("old/5", "old");
+        let mut hosts = [host.twin(), host.twin(), host];
+        for number in 0..2 {
+            hosts[number].run = hosts[2].base.path().join(format!("run-{number}"));
+        }
+        place_at_once(&hosts, userland);
+        let links = |top: &Path, name: &str| fs::metadata(top.join(name)).unwrap().nlink();
+        for name in ["old/first", "new/first", "new/below/h3", "old/inside/first"] {
+            let (placed, expected) = (links(&hosts[0].root, name), links(&hosts[0].run, name));
+            assert_eq!(placed, expected, "{userland:?} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_another_makes_meanwhile_is_gone_into() {
+    // When the first one has all copies, another one is faster with all of it.
+    for userland in USERLANDS {
+        let host = Host::new();
+        let (first, second) = (host.twin(), host.twin());
+        host.has("old/5", "old");
+        upload_tree(&first);
+        upload_tree(&second);
+        put(&first.run.join("new/below/own"), "new");
+        let slow = format!(
+            "#!/bin/sh\nif mkdir \"${{0%/*}}/once\" 2>/dev/null; then {}; fi\nexec /bin/mv \"$@\"\n",
+            "\"$TWIN_SHELL\" ${TWIN_SHELL_ARG} -c \"$TWIN\" orgalorg-place \"$TWIN_RUN\" \"$TWIN_ROOT\""
+        );
+        let (mut command, _programs) = first.script_with(userland, "mv", &slow);
+        let (shell, argument) = match userland {
+            Dash => ("dash", ""),
+            Bash => ("bash", ""),
+            BusyBoxShell | BusyBox => ("busybox", "sh"),
+        };
+        command
+            .env("TWIN_SHELL", shell)
+            .env("TWIN_SHELL_ARG", argument);
+        command.env("TWIN", &*SCRIPT);
+        command
+            .env("TWIN_RUN", &second.run)
+            .env("TWIN_ROOT", &second.root);
+        let output = command.output().expect("a shell");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success() && said.is_empty(),
+            "{userland:?} {said}"
+        );
+        assert_eq!(untimed(&host.root), untimed(&first.run), "{userland:?}");
+    }
+}
+
+#[test]
+fn a_staging_directory_that_is_there_is_not_ours() {
+    for userland in USERLANDS {
+        let host = Host::new();
+        host.upload("etc/a/x", "new");
+        host.upload("etc/b/y", "new");
+        host.has("etc/a/x", "old");
+        host.has("etc/b/.orgalorg-known/precious", "old");
+        let (mut command, _programs) =
+            host.script_with(userland, "mktemp", "#!/bin/sh\necho known\n");
+        let said = host.refuse(&mut command);
+        let expected = format!("can't write to '{}/etc/b/'; ", host.root.display());
+        assert!(said.contains(&expected), "{userland:?} {said}");
     }
 }
 
@@ -659,7 +786,7 @@ fn every_byte_may_stand_in_a_name() {
 #[test]
 fn the_command_fits_into_a_packet_also_under_sudo() {
     let nonces = Nonces::new([1; 16], true);
-    let command = place([255; 8], Some(&nonces));
+    let command = place(Some(&nonces));
     assert!(command.len() < MAX_LENGTH, "{}", command.len());
 }
 
@@ -669,7 +796,7 @@ fn the_commands_do_what_they_say() {
     host.upload("etc/x y", "new");
     let run = host.run.as_os_str().as_bytes();
     let root = host.root.as_os_str().as_bytes();
-    let command = call(&SCRIPT, run, root, [7; 8], None);
+    let command = call(&SCRIPT, run, root, None);
     let sh = |command: &str| Command::new("sh").args(["-c", command]).status().unwrap();
     assert!(sh(&command).success());
     assert_eq!(host.read("etc/x y"), "new");
