@@ -174,8 +174,8 @@ pub enum LockRefusal {
     Forbidden(String),
 }
 
-/// What was locked, whatever it is called: boot id, device and inode. Two
-/// targets of a run may turn out to be one machine.
+/// What was locked, or is uploaded to, whatever it is called: boot id, device and
+/// inode. Two targets of a run may turn out to be one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity(pub String);
 
@@ -184,7 +184,13 @@ impl Identity {
     /// found out what they have locked.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
-        self == other && !self.0.ends_with(':')
+        self == other && self.is_known()
+    }
+
+    /// Whether it could be found out what it is.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        !self.0.starts_with(':') && !self.0.ends_with(':')
     }
 }
 
@@ -203,8 +209,8 @@ pub enum NodeEvent {
     Unlocked,
     /// The run directory is there.
     RunDirectory,
-    /// What takes the upload on the host waits for it.
-    Awaiting,
+    /// What takes the upload on the host waits for it, in this directory.
+    Awaiting(Identity),
     /// The host has taken all of the upload.
     Uploaded,
     /// The remote command has been started.

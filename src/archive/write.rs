@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
+use super::compress::{Compression, Encoder};
 use super::sink::{Sink, SinkError};
 use super::sources::{Options, Sources, open};
 use super::walk::{Entry, walk};
@@ -68,6 +69,16 @@ pub fn write(
     }
     writer.builder.finish().map_err(ArchiveError::NotTaken)?;
     Ok(writer.sent)
+}
+
+/// An archive with nothing in it.
+///
+/// # Errors
+/// It cannot be compressed.
+pub fn empty(compression: Option<Compression>) -> io::Result<Vec<u8>> {
+    let mut encoder = Encoder::new(compression, Vec::new())?;
+    Builder::new(&mut encoder).finish()?;
+    encoder.finish()
 }
 
 struct Writer<'a> {

@@ -11,7 +11,7 @@ use crate::cluster::input::Reader;
 use crate::cluster::node::Protocol;
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
-use crate::event::{NodeId, Stream, ToolEnd, ToolEvent};
+use crate::event::{Identity, NodeId, Stream, ToolEnd, ToolEvent};
 use crate::output::credit::Credit;
 use crate::output::{Display, Message};
 use crate::remote::protocol::{Filter, Inbox};
@@ -114,7 +114,8 @@ impl Drop for ToolTalk {
 struct TarTalk {
     /// Unfinished lines, of both streams.
     lines: [Vec<u8>; 2],
-    is_ready: bool,
+    /// The directory that it is in, when it is ready.
+    ready_in: Option<Identity>,
     /// The first complaint: the last one says only that there was one.
     first: Vec<u8>,
     /// Everything, up to a bound, to guess the reason from.
@@ -157,8 +158,10 @@ impl TarTalk {
     }
 
     fn line(&mut self, line: &[u8], shown: &mut Vec<u8>) {
-        if !self.is_ready && line == upload::READY.as_bytes() {
-            self.is_ready = true;
+        if self.ready_in.is_none()
+            && let Some(place) = upload::ready_in(line)
+        {
+            self.ready_in = Some(place);
             return;
         }
         if self.first.is_empty() {
@@ -368,7 +371,12 @@ impl CommandPorts {
 
     /// Whether the host waits for an upload.
     pub(super) fn is_awaiting(&self) -> bool {
-        self.tar.as_ref().is_some_and(|tar| tar.is_ready)
+        self.upload_place().is_some()
+    }
+
+    /// Where the host waits for an upload, if it does.
+    pub(super) fn upload_place(&self) -> Option<&Identity> {
+        self.tar.as_ref().and_then(|tar| tar.ready_in.as_ref())
     }
 
     /// Whether the host has been given all of an upload.
@@ -480,9 +488,9 @@ mod tests {
             tar.hear(Stream::Stdout, b"Welcome\nORGALORG RE"),
             b"{tar} Welcome\n"
         );
-        assert!(!tar.is_ready);
-        assert_eq!(tar.hear(Stream::Stdout, b"ADY\n"), b"");
-        assert!(tar.is_ready);
+        assert_eq!(tar.ready_in, None);
+        assert_eq!(tar.hear(Stream::Stdout, b"ADY b:1:2\n"), b"");
+        assert_eq!(tar.ready_in, Some(Identity("b:1:2".into())));
         let mut tar = TarTalk::default();
         tar.hear(
             Stream::Stderr,

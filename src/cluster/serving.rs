@@ -14,7 +14,7 @@ use crate::cluster::node::{GuardJob, Job, Node, Order, SudoJob};
 use crate::cluster::ports::{CommandPorts, Source, SudoDoor};
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
-use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream, ToolEnd};
+use crate::event::{Identity, Level, Log, NodeEvent, Outcome, Status, Stream, ToolEnd};
 use crate::output::credit::Credit;
 use crate::remote::command_line::in_run_directory;
 use crate::remote::guard;
@@ -469,8 +469,8 @@ impl<'a> Serving<'a> {
         if let Some(error) = running.ports.take_input_error() {
             self.node.tell(NodeEvent::InputFailed(error));
         }
-        if running.announces_upload() {
-            self.node.tell(NodeEvent::Awaiting);
+        if let Some(place) = running.announced_upload() {
+            self.node.tell(NodeEvent::Awaiting(place));
         }
         let upload_problem =
             running.upload_problem(now, self.node.settings.liveness.send_timeout, &self.session);
@@ -617,13 +617,12 @@ impl Running {
         self.process.exit().is_none() && !waits_for_us
     }
 
-    /// Whether the host has just said that an upload may come.
-    fn announces_upload(&mut self) -> bool {
-        let is_awaiting = self.ports.is_awaiting();
-        match &mut self.upload {
-            Some(flow) if is_awaiting => !std::mem::replace(&mut flow.is_announced, true),
-            _ => false,
-        }
+    /// Where the host has just said that an upload may come, if it has.
+    fn announced_upload(&mut self) -> Option<Identity> {
+        let place = self.ports.upload_place()?;
+        let flow = self.upload.as_mut()?;
+        let was_announced = std::mem::replace(&mut flow.is_announced, true);
+        (!was_announced).then(|| place.clone())
     }
 
     /// Why an upload cannot go on, if that is so.

@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 
 use crate::archive::sink::{Sink, SinkError, read_into};
 use crate::error::Tree;
+use crate::event::NodeId;
 use crate::ssh::process::{INPUT_CHUNK, Supply};
 use crate::wake::Waker;
 
@@ -36,9 +37,39 @@ pub enum Chunk {
     Broken(Tree),
 }
 
+/// The way to one node.
+#[derive(Debug)]
+pub struct Outlet {
+    node: NodeId,
+    chunks: Sender<Chunk>,
+    waker: Waker,
+}
+
+impl Outlet {
+    /// Sends a whole archive to a node that has not been sent anything yet.
+    pub fn finish(self, archive: Vec<u8>) {
+        self.send(Chunk::Bytes {
+            bytes: Arc::new(archive),
+            is_last: true,
+        });
+    }
+
+    /// Says that nothing will ever come.
+    pub fn break_off(self, reason: Tree) {
+        self.send(Chunk::Broken(reason));
+    }
+
+    /// Whether it was taken: not by a node that has failed.
+    fn send(&self, chunk: Chunk) -> bool {
+        let is_taken = self.chunks.send(chunk).is_ok();
+        self.waker.wake();
+        is_taken
+    }
+}
+
 /// The writer's end.
 pub struct Stream {
-    outlets: Vec<(Sender<Chunk>, Waker)>,
+    outlets: Vec<Outlet>,
     buffer: Vec<u8>,
 }
 
@@ -53,11 +84,21 @@ impl Stream {
     }
 
     /// Adds a node, and returns its end.
-    pub fn add(&mut self, waker: Option<Waker>) -> Receiver<Chunk> {
-        let (sender, receiver) = bounded(QUEUE);
+    pub fn add(&mut self, node: NodeId, waker: Option<Waker>) -> Receiver<Chunk> {
+        let (chunks, receiver) = bounded(QUEUE);
         // (A node without a thread takes nothing.)
-        self.outlets.extend(waker.map(|waker| (sender, waker)));
+        self.outlets.extend(waker.map(|waker| Outlet {
+            node,
+            chunks,
+            waker,
+        }));
         receiver
+    }
+
+    /// Takes a node out, which shall get something else.
+    pub fn remove(&mut self, node: NodeId) -> Option<Outlet> {
+        let at = self.outlets.iter().position(|outlet| outlet.node == node)?;
+        Some(self.outlets.remove(at))
     }
 
     /// Sends what is left, and says that it is all.
@@ -94,11 +135,7 @@ impl Stream {
     }
 
     fn send(&mut self, chunk: &Chunk) {
-        self.outlets.retain(|(outlet, waker)| {
-            let is_taken = outlet.send(chunk.clone()).is_ok();
-            waker.wake();
-            is_taken
-        });
+        self.outlets.retain(|outlet| outlet.send(chunk.clone()));
     }
 }
 
@@ -220,7 +257,7 @@ mod tests {
     fn every_node_gets_everything_and_the_end() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
         let mut stream = Stream::new();
-        let mut taps = [0, 1].map(|_| Tap::new(stream.add(Some(waker.clone()))));
+        let mut taps = [0, 1].map(|_| Tap::new(stream.add(NodeId(0), Some(waker.clone()))));
         let body: Vec<u8> = (0..3 * CHUNK + 5).map(|i| (i % 251) as u8).collect();
         stream.write_all(&body).expect("taken");
         stream.finish().expect("taken");
@@ -234,7 +271,7 @@ mod tests {
     fn an_end_at_a_chunk_s_end_is_an_end() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
         let mut stream = Stream::new();
-        let mut tap = Tap::new(stream.add(Some(waker)));
+        let mut tap = Tap::new(stream.add(NodeId(1), Some(waker)));
         stream.write_all(&vec![1; CHUNK]).expect("taken");
         assert_eq!(drain(&mut tap).1, Supply::Nothing);
         stream.finish().expect("taken");
@@ -245,8 +282,8 @@ mod tests {
     fn a_node_that_has_gone_is_not_waited_for() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
         let mut stream = Stream::new();
-        let gone = Tap::new(stream.add(Some(waker.clone())));
-        let mut tap = Tap::new(stream.add(Some(waker)));
+        let gone = Tap::new(stream.add(NodeId(0), Some(waker.clone())));
+        let mut tap = Tap::new(stream.add(NodeId(1), Some(waker)));
         drop(gone);
         for _ in 0..3 * QUEUE {
             stream.write_all(&vec![1; CHUNK]).expect("taken");
@@ -261,10 +298,32 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_is_taken_out_gets_something_else() {
+        let (waker, _wakeup) = wake::pair().expect("pipe");
+        let mut stream = Stream::new();
+        let [mut first, mut second, mut third] =
+            [0, 1, 2].map(|node| Tap::new(stream.add(NodeId(node), Some(waker.clone()))));
+        stream
+            .remove(NodeId(1))
+            .expect("there")
+            .finish(b"own".to_vec());
+        let outlet = stream.remove(NodeId(2)).expect("there");
+        assert!(stream.remove(NodeId(2)).is_none());
+        stream.write_all(b"all").expect("taken");
+        stream.finish().expect("taken");
+        assert_eq!(drain(&mut first), (b"all".to_vec(), Supply::End));
+        assert_eq!(drain(&mut second), (b"own".to_vec(), Supply::End));
+        assert_eq!(drain(&mut third), (vec![], Supply::Nothing));
+        outlet.break_off("the other one has failed".into());
+        assert_eq!(drain(&mut third), (vec![], Supply::Nothing));
+        assert_eq!(third.broken(), Some(&"the other one has failed".into()));
+    }
+
+    #[test]
     fn a_stream_that_breaks_off_says_why() {
         let (waker, _wakeup) = wake::pair().expect("pipe");
         let mut stream = Stream::new();
-        let mut tap = Tap::new(stream.add(Some(waker)));
+        let mut tap = Tap::new(stream.add(NodeId(1), Some(waker)));
         stream.write_all(b"half").expect("taken");
         stream.break_off(&"the file shrank".into());
         assert_eq!(drain(&mut tap), (vec![], Supply::Nothing));

@@ -5,12 +5,26 @@
 //! which this cannot work (no right to the directory, no `zstd`) fails while
 //! nothing has been changed anywhere.
 
+use crate::event::Identity;
 use crate::remote::call_script;
 use crate::remote::command_line::{Directory, quote};
 use crate::remote::sudo::Nonces;
 
-/// The line on stdout that says that the archive may come.
-pub const READY: &str = "ORGALORG READY";
+/// What the line on stdout begins with that says that the archive may come. The
+/// directory that it is unpacked in follows, as the guard names what it locks: two
+/// targets of a run may be one machine.
+const READY: &str = "ORGALORG READY ";
+
+const SAY_READY: &str = r#"{ read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null || boot=
+printf 'ORGALORG READY %s:%s\n' "$boot" "$(stat -L -c %d:%i . 2>/dev/null)"
+"#;
+
+/// The directory that waits for an upload, if this line (without its newline) says so.
+#[must_use]
+pub fn ready_in(line: &[u8]) -> Option<Identity> {
+    let place = line.strip_prefix(READY.as_bytes())?;
+    Some(Identity(String::from_utf8_lossy(place).into_owned()))
+}
 
 /// An upload to one host.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +78,7 @@ impl Upload<'_> {
             ));
         }
         script.push_str(FIND_OPTIONS);
-        script.push_str(&format!("echo '{READY}'\n"));
+        script.push_str(SAY_READY);
         script.push_str(&match self.unpacker {
             None => "exec tar -x -p -f - \"$@\"\n".to_owned(),
             Some(program) => format!("{program} -d -c | tar -x -p -f - \"$@\"\n"),
@@ -159,6 +173,13 @@ mod tests {
         }
     }
 
+    fn identity(path: &Path) -> Identity {
+        use std::os::unix::fs::MetadataExt;
+        let meta = std::fs::metadata(path).expect("there");
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").expect("Linux");
+        Identity(format!("{}:{}:{}", boot.trim(), meta.dev(), meta.ino()))
+    }
+
     #[test]
     fn every_tar_goes_into_a_link_to_a_directory() {
         for script in [
@@ -175,7 +196,8 @@ mod tests {
             let root = at("root").into_os_string().into_encoded_bytes();
             let output = run(&to(&root), &at("programs"), &archive());
             assert!(output.status.success(), "{script}{output:?}");
-            assert_eq!(output.stdout, format!("{READY}\n").as_bytes(), "{script}");
+            let line = output.stdout.strip_suffix(b"\n").expect("a line");
+            assert_eq!(ready_in(line), Some(identity(&at("root"))), "{script}");
             assert!(at("root/d").is_symlink(), "{script}");
             assert_eq!(std::fs::read(at("root/real/f")).expect("there"), b"new");
         }

@@ -51,6 +51,7 @@ use connecting::Pace;
 use ending::Stop;
 use progress::Results;
 use secrets::Secrets;
+use upload::Follower;
 
 /// Does what the configuration says, and says how the process is to end.
 ///
@@ -215,9 +216,9 @@ enum State {
     Guarded(Option<Identity>),
     /// It gets ready for an upload.
     Preparing,
-    /// It waits for the upload.
-    Awaiting,
-    /// It takes the upload.
+    /// It waits for the upload, in this directory.
+    Awaiting(Identity),
+    /// It takes the upload, or waits for another name of it to do so.
     Uploading,
     /// Its command runs.
     Running,
@@ -248,7 +249,7 @@ impl State {
                 | Self::Asking
                 | Self::Locking
                 | Self::Preparing
-                | Self::Awaiting
+                | Self::Awaiting(_)
                 | Self::Uploading
                 | Self::Running
         )
@@ -283,6 +284,8 @@ struct Run {
     is_last_step: bool,
     /// An upload that was never begun.
     unsent: Option<Stream>,
+    /// Who waits for another target to take the upload.
+    followers: Vec<Follower>,
     /// Where something is left in run directories.
     leftovers: Vec<(NodeId, String)>,
     /// Where it is not known whether all has ended.
@@ -328,6 +331,7 @@ impl Run {
             loss_is_lost_lock: false,
             is_last_step: false,
             unsent: None,
+            followers: Vec::new(),
             leftovers: Vec::new(),
             unconfirmed: Vec::new(),
             extent: extent(&config.look),
@@ -426,7 +430,7 @@ impl Run {
                 State::Finished(outcome)
             }
             NodeEvent::RunDirectory | NodeEvent::Uploaded => State::Guarded(None),
-            NodeEvent::Awaiting => State::Awaiting,
+            NodeEvent::Awaiting(place) => State::Awaiting(place),
             NodeEvent::Left(left) => {
                 self.leftovers.push((node, left));
                 return Ok(());

@@ -4,6 +4,7 @@
 //! a host that cannot take it is found out before anything has been changed
 //! anywhere.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -17,7 +18,7 @@ use crate::archive::write::{self, Listener};
 use crate::archive::{ArchiveError, Warning};
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::node::{Job, Order};
-use crate::cluster::stream::Stream;
+use crate::cluster::stream::{Outlet, Stream};
 use crate::config::{Lines, Upload};
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
@@ -31,6 +32,14 @@ const OFTEN_ENOUGH: Duration = Duration::from_millis(50);
 
 /// How many names of files may be on their way to the printer.
 const NAMES: u64 = 256;
+
+/// A target that is the same directory of the same machine as one before it.
+#[derive(Debug)]
+pub(super) struct Follower {
+    /// The one that takes the archive.
+    leader: NodeId,
+    outlet: Outlet,
+}
 
 impl Run {
     /// `-U`: uploads, and nothing else.
@@ -63,7 +72,7 @@ impl Run {
         let job = self.plain_job(&upload.lines, upload.nonces.as_ref(), conduct);
         let mut stream = Stream::new();
         let prepared = self.prepare(conduct, |run, node| {
-            let chunks = stream.add(run.cluster.waker(node));
+            let chunks = stream.add(node, run.cluster.waker(node));
             Order::Upload(Arc::clone(&job), chunks)
         });
         if let Err(stop) = prepared {
@@ -72,15 +81,18 @@ impl Run {
             return Err(stop);
         }
         let begun = Instant::now();
-        let takers = self.nodes(|state| matches!(state, State::Awaiting));
+        let takers = self.nodes(|state| matches!(state, State::Awaiting(_)));
+        self.find_followers(&takers, &mut stream);
         for node in &takers {
             self.states[node.0] = State::Uploading;
         }
+        let compression = upload.compression;
         let (files, bytes) = (upload.sources.files, upload.sources.bytes);
         self.send(upload, stream, takers.len())?;
         let is_uploading = |state: &State| matches!(state, State::Uploading);
         while self.states.iter().any(is_uploading) {
             self.next_event(None)?;
+            self.tell_followers(compression);
         }
         let is_ready = |node: &&NodeId| matches!(self.states[node.0], State::Guarded(_));
         let taken = takers.iter().filter(is_ready).count();
@@ -88,6 +100,57 @@ impl Run {
             self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
         }
         Ok(())
+    }
+
+    /// Of several targets that are one directory of one machine, only the first gets
+    /// the archive: two that unpack it at the same time get in each other's way.
+    fn find_followers(&mut self, takers: &[NodeId], stream: &mut Stream) {
+        let mut firsts = HashMap::new();
+        for &node in takers {
+            let State::Awaiting(place) = &self.states[node.0] else {
+                continue;
+            };
+            let leader = *firsts.entry(place).or_insert(node);
+            if leader != node
+                && place.is_known()
+                && let Some(outlet) = stream.remove(node)
+            {
+                self.followers.push(Follower { leader, outlet });
+            }
+        }
+    }
+
+    /// What became of the upload to one target became of it to all that follow.
+    fn tell_followers(&mut self, compression: Option<Compression>) {
+        for follower in std::mem::take(&mut self.followers) {
+            let leader = follower.leader;
+            match &self.states[leader.0] {
+                State::Uploading => self.followers.push(follower),
+                State::Finished(outcome) | State::Ended(outcome) if !outcome.is_ok() => {
+                    let reason = self.reason_to_follow(leader, outcome);
+                    follower.outlet.break_off(reason);
+                }
+                // All of it is there, so that nothing is left to be unpacked.
+                _ => match write::empty(compression) {
+                    Ok(archive) => follower.outlet.finish(archive),
+                    Err(error) => follower.outlet.break_off(Tree::from_error(&error)),
+                },
+            }
+        }
+    }
+
+    fn reason_to_follow(&self, leader: NodeId, outcome: &Outcome) -> Tree {
+        let reason = outcome.reason.clone();
+        if outcome.status == Status::Upload
+            && let Some(reason) = reason
+        {
+            return reason;
+        }
+        let leader = self.targets[leader.0].node();
+        let tree = Tree::new(format!(
+            "it is one directory with that of {leader}, which has failed"
+        ));
+        reason.into_iter().fold(tree, Tree::because)
     }
 
     /// Gives each host an order, so many at once, and waits until all have got
@@ -119,7 +182,7 @@ impl Run {
     /// Whether the run may go on with the hosts that have taken everything so
     /// far. (Those that have not stand in the summary.)
     pub(super) fn judge_upload(&self, conduct: Conduct<'_>) -> Result<(), Stop> {
-        let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting);
+        let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting(_));
         let has_failed = |state: &State| state.outcome().is_some();
         let goes_on = conduct.is_loose && self.states.iter().any(is_there);
         if goes_on || !self.states.iter().any(has_failed) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
 use super::hosts::Hosts;
-use super::{run, run_directories, shell, wait_until_clean};
+use super::{install_slow_tar, run, run_directories, shell, wait_for_slow_tar, wait_until_clean};
 
 fn hosts_with_file(count: usize) -> Hosts {
     let hosts = Hosts::start(count);
@@ -174,6 +174,59 @@ fn one_machine_under_two_names_has_two_run_directories() {
     let finished = finished.code(0).says("-2 (1 node): web1");
     assert_eq!(finished.stderr().matches("(1 node)").count(), 2);
     assert_eq!(finished.stdout().matches("content\n").count(), 2);
+}
+
+#[test]
+fn one_directory_under_two_names_gets_the_archive_once() {
+    let hosts = hosts_with_file(2);
+    write_many_files(&hosts);
+    let count = "cd /srv/one && ls big other | wc -l; find . -type f -links 3 | wc -l";
+    for targets in TWICE {
+        for options in ["", "-y", "--compress", "--compress=zstd -y"] {
+            // (A link to it is the same directory.)
+            hosts[0].run_ok("rm -rf /srv/one /srv/link; mkdir /srv/one; ln -s one /srv/link");
+            for root in ["one", "link"] {
+                let options = format!("{targets} -o web2 {options} -r /srv/{root} -e");
+                let options = run(&hosts, &options, ["-U", "big", "other"]);
+                options.run().code(0).says("uploaded to 3 nodes");
+                assert_eq!(hosts[0].run_ok(count), "903\n900\n");
+            }
+        }
+        let options = format!("{targets} -r /srv/one -e -m -q");
+        let tool = ["-n", "ls big | wc -l", "-S", "big"];
+        let finished = run(&hosts, &options, tool).run().ok();
+        assert_eq!(finished.stdout(), "600\n600\n");
+    }
+    wait_until_clean(&hosts[0]);
+}
+
+#[test]
+fn where_one_directory_takes_no_archive_all_its_names_have_failed() {
+    let hosts = hosts_with_file(2);
+    hosts[0].small_disk("/srv", 1000);
+    fs::write(hosts.home().join("big"), vec![0; 3_000_000]).unwrap();
+    for (options, code) in [("", 1), ("-y", 1), ("-w", 1), ("-w -y", 1)] {
+        let options = format!("-o web1,web1-v6,web2 -r /srv/x -e -m {options}");
+        let finished = run(&hosts, &options, ["-n", "stat -c %s big", "-S", "big"]).run();
+        let finished = finished
+            .code(code)
+            .says("uploads are failed on 2 out of 3 nodes");
+        let reason = "upload failed: no space left on the host (2 nodes): web1,web1-v6";
+        let finished = finished.says(reason);
+        let is_loose = options.contains("-w");
+        let expected = if is_loose { "web2 3000000\n" } else { "" };
+        assert_eq!(finished.stdout(), expected, "{options}");
+        assert!(finished.stderr().contains("uploaded to 1 node "));
+    }
+    // One that is lost takes its other name with it.
+    hosts[0].run_ok("umount /srv");
+    install_slow_tar(&hosts[0], 1000);
+    let options = "-o web1,web1-v6,web2 -j 1000 -w -r /srv/x -e -m";
+    let running = run(&hosts, options, ["-n", "stat -c %s big", "-S", "big"]).spawn();
+    wait_for_slow_tar(&hosts[0], &running);
+    hosts[0].kill();
+    let finished = running.finish().code(3);
+    assert_eq!(finished.stdout(), "web2 3000000\n");
 }
 
 #[test]
