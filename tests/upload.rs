@@ -13,6 +13,8 @@ mod support;
 mod entries;
 #[path = "upload/failing.rs"]
 mod failing;
+#[path = "upload/placing.rs"]
+mod placing;
 #[path = "upload/size.rs"]
 mod size;
 #[path = "upload/sync.rs"]

@@ -35,22 +35,23 @@ impl Run {
         conduct: Conduct<'_>,
     ) -> Result<(), Stop> {
         let job = self.job(command, tool, conduct.guard)?;
-        self.is_last_step = true;
-        self.run_job(&job, conduct)
+        self.last_step(&job, conduct)
     }
 
     /// As [`Run::command`], as one step of a run: hosts on which it went well are
     /// ready for more.
     pub(super) fn step(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
-        let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
         self.run_job(job, conduct)?;
-        for node in nodes {
-            let outcome = self.states[node.0].outcome();
-            if self.states[node.0].is_live() && outcome.is_some_and(Outcome::is_ok) {
-                self.states[node.0] = State::Guarded(None);
-            }
+        for node in self.nodes(|state| matches!(state, State::Passed)) {
+            self.states[node.0] = State::Guarded(None);
         }
         Ok(())
+    }
+
+    /// As [`Run::step`], as the last step.
+    pub(super) fn last_step(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
+        self.is_last_step = true;
+        self.run_job(job, conduct)
     }
 
     fn run_job(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {

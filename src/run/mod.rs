@@ -222,6 +222,8 @@ enum State {
     Uploading,
     /// Its command runs.
     Running,
+    /// It has done a step of the run, which others are still at.
+    Passed,
     /// Its command has ended; the guard is still there.
     Finished(Outcome),
     /// It has ended.
@@ -427,7 +429,11 @@ impl Run {
             NodeEvent::Started => State::Running,
             NodeEvent::Finished(outcome) => {
                 self.log_end(node, &outcome);
-                State::Finished(outcome)
+                if outcome.is_ok() && !self.is_last_step {
+                    State::Passed
+                } else {
+                    State::Finished(outcome)
+                }
             }
             NodeEvent::RunDirectory | NodeEvent::Uploaded => State::Guarded(None),
             NodeEvent::Awaiting(place) => State::Awaiting(place),

@@ -104,7 +104,7 @@ impl Phase {
     fn is_over_for(self, state: &State, is_sending: bool) -> bool {
         match (self, state) {
             (_, State::Skipped) => false,
-            (_, State::Ended(_) | State::Finished(_)) => true,
+            (_, State::Passed | State::Ended(_) | State::Finished(_)) => true,
             (Self::Connect, _) => !matches!(
                 state,
                 State::Waiting | State::Connecting(..) | State::Asking

@@ -39,12 +39,11 @@ impl Run {
         }
         if let Some(place) = &place {
             let job = self.plain_job(&place.lines, nonces.as_ref(), conduct);
+            if !has_tool {
+                return self.last_step(&job, conduct);
+            }
             self.step(&job, conduct)?;
             self.judge_upload(conduct)?;
-        }
-        if !has_tool {
-            self.finish();
-            return Ok(());
         }
         // What has been put in place is of no use in the run directory.
         let keeps_run_directory = has_run_directory && place.is_none();
@@ -72,13 +71,19 @@ impl Run {
             fail_fast: false,
             ..conduct
         };
-        self.step(&job, patient)?;
+        let looked = self.step(&job, patient);
         let is_missing = |state: &State| {
             state.is_live()
                 && state.outcome().map(|outcome| &outcome.status) == Some(&Status::Exit(1))
         };
         let missing = self.nodes(is_missing);
-        let found = self.nodes(|state| matches!(state, State::Guarded(_)));
+        // Nor is it how such a host ends, whatever stops the run.
+        for node in &missing {
+            self.states[node.0] = State::Guarded(None);
+        }
+        looked?;
+        let mut found = self.nodes(|state| matches!(state, State::Guarded(_)));
+        found.retain(|node| !missing.contains(node));
         if !missing.is_empty() && !found.is_empty() {
             let names = missing
                 .iter()
@@ -90,9 +95,6 @@ impl Run {
             );
             self.log(Level::Fatal, Tree::new(headline).because(fold(names)));
             return Err(Stop::Failed(ExitStatus::Failed));
-        }
-        for node in &missing {
-            self.states[node.0] = State::Guarded(None);
         }
         self.judge_upload(conduct)?;
         Ok(missing.is_empty())

@@ -1,0 +1,124 @@
+//! Files that orgalorg puts in place itself: how hosts end where that is stopped,
+//! takes too long, or fails.
+
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use super::hosts::{Host, Hosts, wait_until};
+use super::support::{Finished, LIMIT, Running};
+use super::{has_file, run, wait_until_clean};
+
+const SIGINT: i32 = 2;
+
+fn hosts_with_file(count: usize) -> Hosts {
+    let hosts = Hosts::start(count);
+    fs::create_dir(hosts.home().join("d")).unwrap();
+    fs::write(hosts.home().join("d/f"), "content\n").unwrap();
+    hosts
+}
+
+/// A cp that never ends, and says that it has begun by making `/tmp/at`.
+fn install_hanging_cp(host: &Host) {
+    host.install_program("cp", "#!/bin/sh\n: >/tmp/at\nexec sleep 86394\n");
+}
+
+/// Waits until one host hangs and others are done, as far as can be seen.
+fn wait_for_hanging(hosts: &Hosts) {
+    wait_until("it to hang", LIMIT, || has_file(&hosts[0], "/tmp/at"));
+    thread::sleep(Duration::from_millis(500));
+}
+
+/// Interrupts it when one host hangs and the other one is done.
+fn interrupt(hosts: &Hosts, running: Running) -> Finished {
+    wait_for_hanging(hosts);
+    running.signal("INT");
+    running.finish().killed_by(SIGINT)
+}
+
+/// The statuses of web1 and web2.
+fn statuses(finished: &Finished) -> [String; 2] {
+    ["web1", "web2"].map(|host| {
+        let result = result_of(finished, host);
+        result["status"].as_str().expect("a status").to_owned()
+    })
+}
+
+/// The result of a host.
+fn result_of(finished: &Finished, host: &str) -> serde_json::Value {
+    let stdout = finished.stdout();
+    let mut results = stdout
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"))
+        .filter(|line| line["stream"] == "result" && line["host"] == host);
+    let result = results.next().expect("a result");
+    assert!(results.next().is_none(), "{stdout}");
+    result
+}
+
+/// Nothing is left, in place or beside it.
+#[track_caller]
+fn assert_untouched(hosts: &Hosts) {
+    assert!(!has_file(
+        &hosts[0],
+        &hosts.home().join("d").display().to_string()
+    ));
+    let staging = "find / -xdev -name '.orgalorg-*' 2>/dev/null || true";
+    for host in hosts {
+        wait_until_clean(host);
+        assert_eq!(host.run_ok(staging), "", "{}", host.name());
+    }
+}
+
+#[test]
+fn a_host_is_not_done_before_its_tool_has_run() {
+    let hosts = hosts_with_file(2);
+    install_hanging_cp(&hosts[0]);
+    let apply = ["--apply", "-m", "-n", "echo ok", "-S", "d"];
+    let finished = interrupt(&hosts, run(&hosts, "--json -o web1,web2", apply).spawn());
+    assert_eq!(statuses(&finished), ["cancelled", "cancelled"]);
+    assert!(
+        !finished.stdout().contains("ok\\n"),
+        "{}",
+        finished.stdout()
+    );
+    assert_untouched(&hosts);
+    hosts[0].run_ok("rm /tmp/at");
+    let finished = interrupt(&hosts, run(&hosts, "-o web1,web2", apply).spawn());
+    finished.says("not finished (2 nodes): web[1-2]");
+    hosts[0].run_ok("rm /tmp/at");
+
+    // Where nothing comes after it, it is done.
+    let finished = interrupt(
+        &hosts,
+        run(&hosts, "--json -o web1,web2", ["-S", "d"]).spawn(),
+    );
+    assert_eq!(statuses(&finished), ["cancelled", "ok"]);
+    assert_untouched(&hosts);
+}
+
+#[test]
+fn a_tool_that_was_only_looked_for_is_nobodys_end() {
+    let hosts = hosts_with_file(2);
+    // It hangs on the second channel: the first one is the guard's.
+    let script = "mkdir /tmp/first 2>/dev/null || { : >/tmp/at; sleep 86393; }\n";
+    hosts[0].write_file("/root/.bashrc", script, 0o644);
+    for has_tool in [false, true] {
+        if has_tool {
+            hosts[1].install_program("orgalorg-sync", "#!/bin/sh\n");
+            let link = "ln -s /usr/bin/orgalorg-sync /usr/lib/orgalorg/sync";
+            hosts[1].run_ok(&format!("mkdir -p /usr/lib/orgalorg; {link}"));
+        }
+        let finished = interrupt(
+            &hosts,
+            run(&hosts, "--json -o web1,web2", ["-S", "d"]).spawn(),
+        );
+        assert_eq!(
+            statuses(&finished),
+            ["cancelled", "cancelled"],
+            "{has_tool}"
+        );
+        hosts[0].run_ok("rm -rf /tmp/at /tmp/first");
+        wait_until_clean(&hosts[1]);
+    }
+}
