@@ -70,6 +70,7 @@ impl Run {
             self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
         }
         let job = self.plain_job(&upload.lines, upload.nonces.as_ref(), conduct);
+        let job = Arc::new(job);
         let mut stream = Stream::new();
         let prepared = self.prepare(conduct, |run, node| {
             let chunks = stream.add(node, run.cluster.waker(node));
@@ -197,8 +198,8 @@ impl Run {
         lines: &Lines,
         nonces: Option<&Nonces>,
         conduct: Conduct<'_>,
-    ) -> Arc<Job> {
-        Arc::new(Job {
+    ) -> Job {
+        Job {
             command: lines.as_user.clone(),
             as_root: lines.as_root.clone(),
             needs_bash: false,
@@ -209,7 +210,7 @@ impl Run {
             keeps_run_directory: false,
             protocol: None,
             sweep: Arc::new(self.guard_job(conduct.guard, &conduct.guard.sweep)),
-        })
+        }
     }
 
     /// Starts the thread that makes the archive. It is never waited for: the

@@ -122,3 +122,22 @@ fn a_tool_that_was_only_looked_for_is_nobodys_end() {
         wait_until_clean(&hosts[1]);
     }
 }
+
+#[test]
+fn a_placing_that_takes_too_long_is_ended_by_its_timeout() {
+    let hosts = hosts_with_file(2);
+    install_hanging_cp(&hosts[0]);
+    let apply = ["--apply", "-m", "-n", "echo ok", "-S", "d"];
+    for (options, others, status) in [
+        ("", &["-S", "d"][..], "ok"),
+        ("", &apply, "cancelled"),
+        ("-w", &apply, "ok"),
+    ] {
+        let options = format!("--json --timeout 1s -o web1,web2 {options}");
+        let finished = run(&hosts, &options, others).run().code(1);
+        assert_eq!(statuses(&finished), ["timeout", status], "{options}");
+        let has_run = finished.stdout().contains("ok\\n");
+        assert_eq!(has_run, options.ends_with("-w"), "{options}");
+        assert_untouched(&hosts);
+    }
+}
