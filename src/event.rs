@@ -90,7 +90,7 @@ pub enum Status {
     Lock,
     /// The lock was lost while the run went on.
     LockLost,
-    /// The host did not take all of the upload.
+    /// The host did not take all of the upload, or it could not be put in place.
     Upload,
     /// The run stopped before this host had finished, or before it started.
     Cancelled,

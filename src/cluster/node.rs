@@ -98,8 +98,21 @@ pub struct Job {
     pub keeps_run_directory: bool,
     /// It is a sync tool that talks to the others.
     pub protocol: Option<Protocol>,
+    /// It is a script of ours, and not what the user wants to be run.
+    pub script: Option<Script>,
     /// Ends what the command has left, if there is no guard any more.
     pub sweep: Arc<GuardJob>,
+}
+
+/// A script of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Script {
+    /// It looks for the sync tool.
+    Look,
+    /// It unpacks an upload.
+    Unpack,
+    /// It puts the files of an upload in place.
+    Place,
 }
 
 /// How the sync tools of a run talk.

@@ -35,6 +35,8 @@ pub(super) struct CommandPorts {
     tool: Option<ToolTalk>,
     sudo: Option<SudoDoor>,
     tail: Vec<u8>,
+    /// The beginning of what came on stderr, for a script of ours.
+    said: Option<Vec<u8>>,
     input_error: Option<Tree>,
 }
 
@@ -122,7 +124,7 @@ struct TarTalk {
     said: Vec<u8>,
 }
 
-/// So much of what tar says is looked at for the reason.
+/// So much of what tar, or a script of ours, says is looked at for the reason.
 const MOST_SAID: usize = 16 * 1024;
 
 /// No line of tar's is longer.
@@ -287,6 +289,7 @@ impl CommandPorts {
             tool: None,
             sudo: None,
             tail: Vec::new(),
+            said: None,
             input_error: None,
         }
     }
@@ -294,6 +297,12 @@ impl CommandPorts {
     /// The same, behind sudo.
     pub(super) fn behind(mut self, sudo: SudoDoor) -> Self {
         self.sudo = Some(sudo);
+        self
+    }
+
+    /// The same, as a script of ours.
+    pub(super) fn of_ours(mut self) -> Self {
+        self.said = Some(Vec::new());
         self
     }
 
@@ -364,6 +373,20 @@ impl CommandPorts {
         self.input_error.take()
     }
 
+    /// Why a script of ours has failed: its last line, which says what that means for
+    /// the host, and what was behind it.
+    pub(super) fn complaint(&self) -> Option<Tree> {
+        let last = self.last_words();
+        if last.is_empty() {
+            return None;
+        }
+        let said = String::from_utf8_lossy(self.said.as_deref().unwrap_or_default());
+        let first = said.lines().find(|line| !line.trim().is_empty());
+        let cause = upload::likely_reason(&said).or(first);
+        let cause = cause.filter(|cause| *cause != last).map(str::to_owned);
+        Some(cause.into_iter().fold(Tree::new(last), Tree::because))
+    }
+
     /// The last line of what came on stderr.
     pub(super) fn last_words(&self) -> String {
         last_line(&self.tail)
@@ -429,6 +452,10 @@ impl CommandPorts {
         }
         if stream == Stream::Stderr {
             keep_tail(&mut self.tail, &bytes);
+            if let Some(said) = &mut self.said {
+                let room = MOST_SAID - said.len();
+                said.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            }
         }
         self.display.send(Message::Output {
             node: self.node,

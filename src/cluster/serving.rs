@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::guard::{Guard, Notice};
 use crate::cluster::input::Reader;
-use crate::cluster::node::{GuardJob, Job, Node, Order, SudoJob};
+use crate::cluster::node::{GuardJob, Job, Node, Order, Script, SudoJob};
 use crate::cluster::ports::{CommandPorts, Source, SudoDoor};
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
@@ -311,6 +311,9 @@ impl<'a> Serving<'a> {
         };
         if let Some(door) = self.door(job.sudo.as_ref(), stream) {
             ports = ports.behind(door);
+        }
+        if job.script.is_some() {
+            ports = ports.of_ours();
         }
         if let Some(protocol) = &job.protocol {
             ports = ports.talking(protocol);
@@ -665,6 +668,7 @@ impl Running {
             _ if self.ports.sudo_refusal().is_some() => (Status::Auth, self.ports.sudo_refusal()),
             _ if self.upload.is_some() => self.upload_ended(exit),
             Exit::Status(0) => (Status::Ok, None),
+            _ if self.job.script == Some(Script::Place) => self.placing_failed(exit),
             Exit::Status(127)
                 if self.job.needs_bash && is_bash_missing(&self.ports.last_words()) =>
             {
@@ -679,6 +683,15 @@ impl Running {
             reason,
             duration: self.duration(),
         }
+    }
+
+    /// Why an upload is not in its place.
+    fn placing_failed(&self, exit: &Exit) -> (Status, Option<Tree>) {
+        let reason = self.ports.complaint().unwrap_or_else(|| match exit {
+            Exit::Status(code) => format!("can't put it in place: code {code}").into(),
+            Exit::Signal(name) => format!("can't put it in place: signal {name}").into(),
+        });
+        (Status::Upload, Some(reason))
     }
 
     /// What became of an upload.

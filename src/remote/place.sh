@@ -229,7 +229,7 @@ conflicts=0 changed='nothing has been changed'
 number=0
 check ''
 [ "$conflicts" -le 20 ] || say "... and $((conflicts - 20)) more like these"
-[ "$conflicts" = 0 ] || { say "$changed"; exit 1; }
+[ "$conflicts" = 0 ] || { say "something is in the way; $changed"; exit 1; }
 trap 'fail stopped' HUP INT TERM
 number=0
 stage ''

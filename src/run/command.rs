@@ -137,6 +137,7 @@ impl Run {
             timeout: command.timeout,
             keeps_run_directory: tool.keeps_run_directory,
             protocol: tool.protocol,
+            script: None,
         }))
     }
 

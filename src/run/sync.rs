@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::unbounded;
 
-use crate::cluster::node::{Job, Order, Protocol};
+use crate::cluster::node::{Job, Order, Protocol, Script};
 use crate::config::{Lines, Sync};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, NodeId, Status};
@@ -41,7 +41,7 @@ impl Run {
             // It is a sync tool, and may take as long as one.
             let job = Arc::new(Job {
                 timeout: sync.tool.timeout,
-                ..self.plain_job(&place.lines, nonces.as_ref(), conduct)
+                ..self.plain_job(Script::Place, &place.lines, nonces.as_ref(), conduct)
             });
             if !has_tool {
                 return self.last_step(&job, conduct);
@@ -69,7 +69,7 @@ impl Run {
         nonces: Option<&Nonces>,
         conduct: Conduct<'_>,
     ) -> Result<bool, Stop> {
-        let job = Arc::new(self.plain_job(lines, nonces, conduct));
+        let job = Arc::new(self.plain_job(Script::Look, lines, nonces, conduct));
         // It fails where there is none, which is no reason to stop.
         let patient = Conduct {
             fail_fast: false,

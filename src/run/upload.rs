@@ -17,7 +17,7 @@ use crate::archive::sources::Sources;
 use crate::archive::write::{self, Listener};
 use crate::archive::{ArchiveError, Warning};
 use crate::cluster::fan_out::FanOut;
-use crate::cluster::node::{Job, Order};
+use crate::cluster::node::{Job, Order, Script};
 use crate::cluster::stream::{Outlet, Stream};
 use crate::config::{Lines, Upload};
 use crate::error::Tree;
@@ -69,7 +69,12 @@ impl Run {
         if let Some(id) = &upload.run_directory {
             self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
         }
-        let job = self.plain_job(&upload.lines, upload.nonces.as_ref(), conduct);
+        let job = self.plain_job(
+            Script::Unpack,
+            &upload.lines,
+            upload.nonces.as_ref(),
+            conduct,
+        );
         let job = Arc::new(job);
         let mut stream = Stream::new();
         let prepared = self.prepare(conduct, |run, node| {
@@ -195,6 +200,7 @@ impl Run {
     /// A job of our own.
     pub(super) fn plain_job(
         &self,
+        script: Script,
         lines: &Lines,
         nonces: Option<&Nonces>,
         conduct: Conduct<'_>,
@@ -209,6 +215,7 @@ impl Run {
             timeout: None,
             keeps_run_directory: false,
             protocol: None,
+            script: Some(script),
             sweep: Arc::new(self.guard_job(conduct.guard, &conduct.guard.sweep)),
         }
     }

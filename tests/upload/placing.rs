@@ -141,3 +141,38 @@ fn a_placing_that_takes_too_long_is_ended_by_its_timeout() {
         assert_untouched(&hosts);
     }
 }
+
+#[test]
+fn a_placing_that_fails_is_an_upload_that_has_failed() {
+    let hosts = hosts_with_file(2);
+    let directory = hosts.home().join("d");
+    let place = directory.display().to_string();
+    hosts[0].run_ok(&format!("mkdir -p {place}/f"));
+    let in_the_way = format!("can't put '{place}/f' in place: a directory is in the way");
+    let apply = ["--apply", "-m", "-n", "echo ok", "-S", "d"];
+    for others in [&["-S", "d"][..], &apply] {
+        let finished = run(&hosts, "-o web1,web2", others).run().code(1);
+        let finished = finished
+            .says("uploads are failed on 1 out of 2 nodes")
+            .says("upload failed: something is in the way; nothing has been changed: ");
+        finished.says(&format!("{in_the_way} (1 node): web1"));
+        let finished = run(&hosts, "--json -o web1,web2", others).run().code(1);
+        assert_eq!(result_of(&finished, "web1")["status"], "upload");
+        let body = result_of(&finished, "web1")["body"].to_string();
+        assert!(body.contains(&in_the_way), "{body}");
+    }
+    hosts[0].run_ok(&format!("rmdir {place}/f"));
+
+    // What the system has against it is told in our words.
+    hosts[0].run_ok(&format!("chown -R root {place}; chmod 755 {place}"));
+    let finished = run(&hosts, "-o guest@web1", ["-S", "d"]).run().code(1);
+    let reason = format!(
+        "upload failed: can't write to '{place}/'; nothing has been changed: \
+         no permission to write there (as root: -x) (1 node): web1"
+    );
+    finished.says(&reason);
+    // Or it says nothing at all.
+    hosts[0].install_program("mktemp", "#!/bin/sh\nexit 3\n");
+    let finished = run(&hosts, "-o web1", ["-S", "d"]).run().code(1);
+    finished.says("upload failed: can't put it in place: code 3");
+}
