@@ -211,8 +211,8 @@ pub enum NodeEvent {
     RunDirectory,
     /// What takes the upload on the host waits for it, in this directory.
     Awaiting(Identity),
-    /// The host has taken all of the upload.
-    Uploaded,
+    /// The host has taken all of the upload, and how it would end with that.
+    Uploaded(Outcome),
     /// The remote command has been started.
     Started,
     /// The remote command has ended; the guard is still there.

@@ -531,7 +531,7 @@ impl<'a> Serving<'a> {
         self.abandoned.push(running.process);
         self.node
             .tell(if is_upload && outcome.status == Status::Ok {
-                NodeEvent::Uploaded
+                NodeEvent::Uploaded(outcome)
             } else {
                 NodeEvent::Finished(outcome)
             });

@@ -435,7 +435,8 @@ impl Run {
                     State::Finished(outcome)
                 }
             }
-            NodeEvent::RunDirectory | NodeEvent::Uploaded => State::Guarded(None),
+            NodeEvent::Uploaded(outcome) if self.is_last_step => State::Finished(outcome),
+            NodeEvent::RunDirectory | NodeEvent::Uploaded(_) => State::Guarded(None),
             NodeEvent::Awaiting(place) => State::Awaiting(place),
             NodeEvent::Left(left) => {
                 self.leftovers.push((node, left));

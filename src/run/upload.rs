@@ -44,23 +44,12 @@ pub(super) struct Follower {
 impl Run {
     /// `-U`: uploads, and nothing else.
     pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
-        self.upload(upload, conduct)?;
-        self.finish();
-        Ok(())
-    }
-
-    /// All that was to be done has been done.
-    pub(super) fn finish(&mut self) {
-        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
-            self.states[node.0] = State::Finished(Outcome {
-                status: Status::Ok,
-                ..Outcome::cancelled()
-            });
-        }
+        self.is_last_step = true;
+        self.upload(upload, conduct)
     }
 
     /// Uploads to all hosts. Afterwards those that have taken it are ready for
-    /// more; whether the others matter is still to be judged.
+    /// more, unless it is the last step; whether the others matter is still to be judged.
     pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
         for warning in &upload.sources.warnings {
             self.log(Level::Warn, warning.clone());
@@ -100,8 +89,11 @@ impl Run {
             self.next_event(None)?;
             self.tell_followers(compression);
         }
-        let is_ready = |node: &&NodeId| matches!(self.states[node.0], State::Guarded(_));
-        let taken = takers.iter().filter(is_ready).count();
+        let has_taken = |node: &&NodeId| match &self.states[node.0] {
+            State::Guarded(_) => true,
+            state => state.outcome().is_some_and(Outcome::is_ok),
+        };
+        let taken = takers.iter().filter(has_taken).count();
         if taken > 0 {
             self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
         }

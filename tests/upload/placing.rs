@@ -1,5 +1,5 @@
-//! Files that orgalorg puts in place itself: how hosts end where that is stopped,
-//! takes too long, or fails.
+//! How hosts end that only got files, unpacked or put in place: where that is
+//! stopped, takes too long, or fails, and how long it took.
 
 use std::fs;
 use std::thread;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::hosts::{Host, Hosts, wait_until};
 use super::support::{Finished, LIMIT, Running};
-use super::{has_file, run, wait_until_clean};
+use super::{has_file, install_slow_tar, run, wait_until_clean};
 
 const SIGINT: i32 = 2;
 
@@ -175,4 +175,35 @@ fn a_placing_that_fails_is_an_upload_that_has_failed() {
     hosts[0].install_program("mktemp", "#!/bin/sh\nexit 3\n");
     let finished = run(&hosts, "-o web1", ["-S", "d"]).run().code(1);
     finished.says("upload failed: can't put it in place: code 3");
+}
+
+#[test]
+fn a_host_that_has_taken_its_files_is_done_where_nothing_comes_after_it() {
+    let hosts = hosts_with_file(2);
+    install_slow_tar(&hosts[0], 700);
+    let upload = run(&hosts, "--json -o web1,web2 -e -r /srv/x", ["-U", "d"]);
+    let finished = interrupt(&hosts, upload.spawn());
+    assert_eq!(statuses(&finished), ["cancelled", "ok"]);
+    assert!(has_file(&hosts[1], "/srv/x/d/f"));
+    assert_ne!(result_of(&finished, "web2")["duration_ms"], 0);
+    // And where something does, it is not.
+    hosts[0].run_ok("rm /tmp/at");
+    let tool = ["-n", "echo ok", "-S", "d"];
+    let sync = run(&hosts, "--json -o web1,web2 -e -m -r /srv/x", tool);
+    let finished = interrupt(&hosts, sync.spawn());
+    assert_eq!(statuses(&finished), ["cancelled", "cancelled"]);
+}
+
+#[test]
+fn results_say_how_long_an_upload_took() {
+    let hosts = hosts_with_file(1);
+    for (program, options) in [("tar", "-r /srv/x -U d"), ("cp", "-S d")] {
+        hosts[0].run_ok(&format!("cp /bin/{program} /tmp/real-{program}"));
+        let slow = format!("#!/bin/sh\nsleep 0.5\nexec /tmp/real-{program} \"$@\"\n");
+        hosts[0].install_program(program, slow);
+        let options = format!("--json -o web1 {options}");
+        let finished = run(&hosts, &options, [""; 0]).run().code(0);
+        let time = result_of(&finished, "web1")["duration_ms"].as_u64();
+        assert!((500..20_000).contains(&time.expect("a number")), "{time:?}");
+    }
 }
