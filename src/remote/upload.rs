@@ -37,6 +37,11 @@ pub struct Upload<'a> {
     pub sudo: Option<&'a Nonces>,
 }
 
+/// Options from the environment of the host's user, for GNU tar, bsdtar and gzip:
+/// `--strip-components` among them would put files elsewhere, without a word. (What
+/// zstd takes from there is about compressing only.)
+const FORGET_OPTIONS: &str = "unset TAR_OPTIONS TAR_READER_OPTIONS TAR_WRITER_OPTIONS GZIP\n";
+
 /// Sets the options that tar needs here. It has to go into a link to a directory
 /// where the archive has a directory: GNU tar does so if it is told to, BusyBox
 /// does so anyway, bsdtar with -P; whatever else there is has to show it. (And
@@ -65,6 +70,7 @@ impl Upload<'_> {
             "fail() { printf '%s\\n' \"$1\" >&2; exit 1; }\n\
              umask 022\n",
         );
+        script.push_str(FORGET_OPTIONS);
         if let Directory::Path(path) = self.directory {
             let path = Directory::plain(path);
             script.push_str(&format!("mkdir -p {} || exit\n", quote(&path)));
@@ -200,6 +206,60 @@ mod tests {
             assert_eq!(ready_in(line), Some(identity(&at("root"))), "{script}");
             assert!(at("root/d").is_symlink(), "{script}");
             assert_eq!(std::fs::read(at("root/real/f")).expect("there"), b"new");
+        }
+    }
+
+    #[test]
+    fn options_from_the_environment_put_no_file_elsewhere() {
+        for (unpacker, pack) in [
+            (None, "cat"),
+            (Some("gzip"), "gzip"),
+            (Some("zstd"), "zstd -c"),
+        ] {
+            for (name, options) in [
+                ("TAR_OPTIONS", "--strip-components=1"),
+                ("TAR_OPTIONS", "--exclude=f --no-such-option"),
+                ("GZIP", "-l"),
+                ("GZIP", "--test"),
+                ("ZSTD_CLEVEL", "99"),
+                ("POSIXLY_CORRECT", "1"),
+            ] {
+                let place = tempfile::tempdir().expect("tempdir");
+                std::fs::write(place.path().join("archive"), archive()).expect("writable");
+                let packed = Command::new("sh")
+                    .args(["-c", &format!("{pack} <archive")])
+                    .current_dir(place.path())
+                    .output()
+                    .expect("sh")
+                    .stdout;
+                let root = place
+                    .path()
+                    .join("root")
+                    .into_os_string()
+                    .into_encoded_bytes();
+                let command = Upload {
+                    unpacker,
+                    ..to(&root)
+                }
+                .command();
+                let mut child = Command::new("sh")
+                    .args(["-c", &command])
+                    .env(name, options)
+                    .stdin(Stdio::piped())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::piped())
+                    .spawn()
+                    .expect("sh");
+                let _ = child.stdin.take().expect("piped").write_all(&packed);
+                let output = child.wait_with_output().expect("it ends");
+                assert!(output.status.success(), "{name}={options} {output:?}");
+                let file = place.path().join("root/d/f");
+                assert_eq!(
+                    std::fs::read(file).expect("there"),
+                    b"new",
+                    "{name}={options}"
+                );
+            }
         }
     }
 
