@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use crossbeam_channel::Sender;
+use memchr::memmem;
 use zeroize::Zeroizing;
 
 use crate::cluster::input::Reader;
@@ -14,6 +15,7 @@ use crate::error::Tree;
 use crate::event::{Identity, NodeId, Stream, ToolEnd, ToolEvent};
 use crate::output::credit::Credit;
 use crate::output::{Display, Message};
+use crate::remote::BEGIN;
 use crate::remote::protocol::{Filter, Inbox};
 use crate::remote::sudo::{Gate, SudoEvent};
 use crate::remote::upload;
@@ -35,6 +37,8 @@ pub(super) struct CommandPorts {
     tool: Option<ToolTalk>,
     sudo: Option<SudoDoor>,
     tail: Vec<u8>,
+    /// It is a script of ours, which this comes before.
+    prelude: Option<Prelude>,
     /// The beginning of what came on stderr, for a script of ours.
     said: Option<Vec<u8>>,
     input_error: Option<Tree>,
@@ -107,6 +111,50 @@ impl Drop for ToolTalk {
     fn drop(&mut self) {
         // Whatever became of it: nobody shall wait for it.
         self.end(ToolEnd::Failed);
+    }
+}
+
+/// What comes before a script of ours begins: kept, for it tells why if that never
+/// happens, and forgotten when it does.
+struct Prelude {
+    /// Of both streams, until the script begins there.
+    held: [Option<Vec<u8>>; 2],
+}
+
+/// So much of it is kept.
+const MOST_HELD: usize = 16 * 1024;
+
+impl Prelude {
+    fn new() -> Self {
+        Self {
+            held: [Some(Vec::new()), Some(Vec::new())],
+        }
+    }
+
+    /// Takes what came on a stream, and returns what the script has said.
+    fn pass(&mut self, stream: Stream, bytes: Vec<u8>) -> Vec<u8> {
+        let place = &mut self.held[stream as usize];
+        let Some(held) = place else {
+            return bytes;
+        };
+        held.extend_from_slice(&bytes);
+        match memmem::find(held, BEGIN.as_bytes()) {
+            Some(at) => {
+                let said = held.split_off(at + BEGIN.len());
+                *place = None;
+                said
+            }
+            None => {
+                let excess = held.len().saturating_sub(MOST_HELD);
+                held.drain(..excess);
+                Vec::new()
+            }
+        }
+    }
+
+    /// What has come instead of the script.
+    fn held(&self, stream: Stream) -> Option<&[u8]> {
+        self.held[stream as usize].as_deref()
     }
 }
 
@@ -289,6 +337,7 @@ impl CommandPorts {
             tool: None,
             sudo: None,
             tail: Vec::new(),
+            prelude: None,
             said: None,
             input_error: None,
         }
@@ -302,6 +351,7 @@ impl CommandPorts {
 
     /// The same, as a script of ours.
     pub(super) fn of_ours(mut self) -> Self {
+        self.prelude = Some(Prelude::new());
         self.said = Some(Vec::new());
         self
     }
@@ -389,7 +439,13 @@ impl CommandPorts {
 
     /// The last line of what came on stderr.
     pub(super) fn last_words(&self) -> String {
-        last_line(&self.tail)
+        last_line(self.before(Stream::Stderr).unwrap_or(&self.tail))
+    }
+
+    /// What came on a stream where a script of ours should have begun, if it has not.
+    fn before(&self, stream: Stream) -> Option<&[u8]> {
+        let prelude = self.prelude.as_ref()?;
+        prelude.held(stream)
     }
 
     /// Whether the host waits for an upload.
@@ -417,7 +473,12 @@ impl CommandPorts {
 
     /// Why an upload has failed, as far as the host has said.
     pub(super) fn upload_reason(&self) -> Option<Tree> {
-        self.tar.as_ref().and_then(TarTalk::reason)
+        let reason = self.tar.as_ref().and_then(TarTalk::reason);
+        reason.or_else(|| {
+            let instead = [Stream::Stderr, Stream::Stdout].map(|stream| self.before(stream));
+            let mut lines = instead.into_iter().flatten().map(last_line);
+            lines.find(|line| !line.is_empty()).map(Tree::from)
+        })
     }
 
     /// Nothing more will come: the command has ended by itself, or was cut off.
@@ -425,6 +486,12 @@ impl CommandPorts {
         if let Some(sudo) = &mut self.sudo {
             let (stream, rest) = sudo.finish();
             self.pass_on(stream, rest);
+        }
+        if let Some(prelude) = self.prelude.take().filter(|_| by_itself) {
+            for stream in [Stream::Stdout, Stream::Stderr] {
+                let instead = prelude.held(stream).unwrap_or_default();
+                self.show(stream, instead.to_vec());
+            }
         }
         if let Some(tool) = &mut self.tool {
             let rest = tool.finish(by_itself);
@@ -438,6 +505,14 @@ impl CommandPorts {
     }
 
     fn pass_on(&mut self, stream: Stream, bytes: Vec<u8>) {
+        let bytes = match &mut self.prelude {
+            Some(prelude) => prelude.pass(stream, bytes),
+            None => bytes,
+        };
+        self.show(stream, bytes);
+    }
+
+    fn show(&mut self, stream: Stream, bytes: Vec<u8>) {
         let (stream, shown) = match (&mut self.tar, &mut self.tool) {
             (Some(tar), _) => (Stream::Stderr, tar.hear(stream, &bytes)),
             (None, Some(tool)) if stream == Stream::Stdout => (stream, tool.hear(&bytes)),
@@ -527,6 +602,28 @@ mod tests {
         assert_eq!(tar.reason(), Some("tar: x: Cannot utime".into()));
         tar.hear(Stream::Stderr, b"tar: y: No space left on device\n");
         assert_eq!(tar.reason(), Some("no space left on the host".into()));
+    }
+
+    #[test]
+    fn what_comes_before_a_script_of_ours_is_not_what_it_says() {
+        let text = [b"Welcome", BEGIN.as_bytes(), b"said"].concat();
+        for cut in 0..text.len() {
+            let mut prelude = Prelude::new();
+            let mut said = prelude.pass(Stream::Stdout, text[..cut].to_vec());
+            said.extend(prelude.pass(Stream::Stdout, text[cut..].to_vec()));
+            assert_eq!(said, b"said");
+            assert_eq!(prelude.held(Stream::Stdout), None);
+            assert_eq!(prelude.held(Stream::Stderr), Some(&b""[..]));
+            // Only the first one counts.
+            assert_eq!(prelude.pass(Stream::Stdout, text.clone()), text);
+        }
+        let mut prelude = Prelude::new();
+        for _ in 0..3 {
+            let much = [b'x'; MOST_HELD].to_vec();
+            assert_eq!(prelude.pass(Stream::Stderr, much), b"");
+        }
+        let held = prelude.held(Stream::Stderr).expect("it has not begun");
+        assert_eq!(held.len(), MOST_HELD);
     }
 
     #[test]

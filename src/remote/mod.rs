@@ -16,6 +16,10 @@ pub mod upload;
 use command_line::quote;
 use sudo::Nonces;
 
+/// What a script of ours says first, on both outputs. Whatever came before it is of the
+/// host's login shell, or of sudo, and nobody has asked for that.
+pub const BEGIN: &str = "[orgalorg-begins]";
+
 /// A script as it is sent.
 fn without_comments(script: &str) -> String {
     let lines = script.lines().map(str::trim_start);
@@ -23,6 +27,12 @@ fn without_comments(script: &str) -> String {
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
         .flat_map(|line| [line, "\n"])
         .collect()
+}
+
+/// As [`call_script`], of a script that says when it begins.
+fn call_announced(script: &str, arguments: &str, sudo: Option<&Nonces>) -> String {
+    let begin = format!("printf %s '{BEGIN}'; printf %s '{BEGIN}' >&2");
+    call_script(&format!("{begin}\n{script}"), arguments, sudo)
 }
 
 /// The string for the login shell that runs a script of ours with arguments, of

@@ -11,7 +11,7 @@ use std::sync::LazyLock;
 
 use crate::remote::command_line::{RUN_DIRECTORIES, RUN_NAME, quote};
 use crate::remote::sudo::Nonces;
-use crate::remote::{call_script, without_comments};
+use crate::remote::{call_announced, without_comments};
 
 /// The sync tool that is used when the user names none.
 pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
@@ -32,12 +32,12 @@ pub fn place(sudo: Option<&Nonces>) -> String {
 #[must_use]
 pub fn find_default_tool(sudo: Option<&Nonces>) -> String {
     let script = "[ -f \"$1\" ] && [ -x \"$1\" ]";
-    call_script(script, &format!("orgalorg-find {DEFAULT_TOOL}"), sudo)
+    call_announced(script, &format!("orgalorg-find {DEFAULT_TOOL}"), sudo)
 }
 
 fn call(script: &str, directory: &[u8], root: &[u8], sudo: Option<&Nonces>) -> String {
     let arguments = format!("orgalorg-place {} {}", quote(directory), quote(root));
-    call_script(script, &arguments, sudo)
+    call_announced(script, &arguments, sudo)
 }
 
 #[cfg(test)]

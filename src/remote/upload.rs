@@ -6,7 +6,7 @@
 //! nothing has been changed anywhere.
 
 use crate::event::Identity;
-use crate::remote::call_script;
+use crate::remote::call_announced;
 use crate::remote::command_line::{Directory, quote};
 use crate::remote::sudo::Nonces;
 
@@ -89,7 +89,7 @@ impl Upload<'_> {
             None => "exec tar -x -p -f - \"$@\"\n".to_owned(),
             Some(program) => format!("{program} -d -c | tar -x -p -f - \"$@\"\n"),
         });
-        call_script(&script, "orgalorg-upload", self.sudo)
+        call_announced(&script, "orgalorg-upload", self.sudo)
     }
 }
 
@@ -133,6 +133,7 @@ pub fn likely_reason(messages: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::BEGIN;
     use std::io::Write;
     use std::path::Path;
     use std::process::{Command, Output, Stdio};
@@ -150,7 +151,18 @@ mod tests {
             .expect("sh");
         // It may end before it has read anything.
         let _ = child.stdin.take().expect("piped").write_all(archive);
-        child.wait_with_output().expect("it ends")
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = child.wait_with_output().expect("it ends");
+        let begin = BEGIN.as_bytes();
+        let said = |all: Vec<u8>| all.strip_prefix(begin).expect("it begins").to_vec();
+        Output {
+            status,
+            stdout: said(stdout),
+            stderr: said(stderr),
+        }
     }
 
     fn install(programs: &Path, name: &str, script: &str) {

@@ -207,3 +207,41 @@ fn results_say_how_long_an_upload_took() {
         assert!((500..20_000).contains(&time.expect("a number")), "{time:?}");
     }
 }
+
+#[test]
+fn what_a_login_shell_says_is_output_of_the_users_command_only() {
+    let hosts = hosts_with_file(1);
+    for (target, home) in [("web1", "/root"), ("ops@web1 -x", "/home/ops")] {
+        // (Behind sudo it is said before sudo is asked.)
+        let profile = "echo noise; printf noise; echo noise >&2; printf noise >&2\n";
+        hosts[0].write_file(format!("{home}/.bashrc"), profile, 0o644);
+        let silent = [&["-e", "-r", "/srv/x", "-U", "d"][..], &["-S", "d"]];
+        for others in silent {
+            let finished = run(&hosts, &format!("-o {target} -q"), others).run();
+            let finished = finished.ok();
+            assert_eq!(finished.stdout(), "");
+            let finished = run(&hosts, &format!("-o {target}"), others).run().code(0);
+            assert!(
+                !finished.stderr().contains("noise"),
+                "{}",
+                finished.stderr()
+            );
+        }
+        let apply = ["--apply", "-m", "-n", "echo ok", "-S", "d"];
+        let finished = run(&hosts, &format!("-o {target} -q"), apply).run().code(0);
+        // (A shell that is started by a shell may say it again.)
+        let alone = ["-m", "-n", "echo ok", "-S", "--no-upload"];
+        let alone = run(&hosts, &format!("-o {target} -q -r /srv/x"), alone).run();
+        assert!(alone.stdout().starts_with("noise\nnoise"));
+        assert_eq!(finished.stdout(), alone.stdout());
+        assert_eq!(finished.stderr(), alone.stderr());
+    }
+    // Where the script never begins, it is the reason.
+    let profile = "mkdir /tmp/first 2>/dev/null || { echo 'no service today' >&2; exit 7; }\n";
+    hosts[0].write_file("/root/.bashrc", profile, 0o644);
+    let finished = run(&hosts, "-o web1 -e -r /srv/y", ["-U", "d"])
+        .run()
+        .code(1);
+    let finished = finished.says("web1 {tar} no service today");
+    finished.says("upload failed: no service today (1 node): web1");
+}

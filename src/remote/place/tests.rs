@@ -1,4 +1,5 @@
 use super::*;
+use crate::remote::BEGIN;
 use crate::remote::command_line::MAX_LENGTH;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
@@ -797,7 +798,11 @@ fn the_commands_do_what_they_say() {
     let run = host.run.as_os_str().as_bytes();
     let root = host.root.as_os_str().as_bytes();
     let command = call(&SCRIPT, run, root, None);
-    let sh = |command: &str| Command::new("sh").args(["-c", command]).status().unwrap();
+    let sh = |command: &str| {
+        let output = Command::new("sh").args(["-c", command]).output().unwrap();
+        assert_eq!([&output.stdout, &output.stderr], [BEGIN.as_bytes(); 2]);
+        output.status
+    };
     assert!(sh(&command).success());
     assert_eq!(host.read("etc/x y"), "new");
     assert!(host.run.join("etc/x y").exists());
