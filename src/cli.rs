@@ -385,6 +385,13 @@ impl Typed {
                 .then(|| random().map(Prefix::new))
                 .transpose()?,
             find: is_default.then(|| lines(&place::find_default_tool)),
+            tool_options: [
+                ("-g", !args.sync_args.is_empty()),
+                ("-i", args.stdin.is_some()),
+            ]
+            .into_iter()
+            .filter_map(|(option, is_given)| is_given.then_some(option))
+            .collect(),
             place,
         })
     }

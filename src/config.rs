@@ -135,6 +135,8 @@ pub struct Sync {
     pub protocol: Option<Prefix>,
     /// Tells whether the default sync tool is there, if it is the one to run.
     pub find: Option<Lines>,
+    /// Options that were given and mean something to a tool only.
+    pub tool_options: Vec<&'static str>,
     /// Puts the files of the run directory in place, if there is one and these
     /// have a place.
     pub place: Option<Place>,

@@ -700,7 +700,14 @@ fn where_no_host_has_a_tool_the_files_are_put_in_place() {
         directory.display()
     ));
     let path = file.to_str().expect("UTF-8");
-    orgalorg(&HOSTS, all(&["-S", path])).run().code(0);
+    let run = orgalorg(&HOSTS, all(&["-S", path])).run().code(0);
+    assert!(!run.stderr().contains("[WARN]"), "{}", run.stderr());
+    // What a tool would have got.
+    let options = ["-m", "-i", path, "-g", "x", "-S", path];
+    orgalorg(&HOSTS, all(&options))
+        .run()
+        .code(0)
+        .says("there is no sync tool on the hosts to make use of -g and -i");
     for host in &*HOSTS {
         assert_eq!(text_of(host, &file), "new\n");
         assert_eq!(host.run_ok(&format!("stat -c %a '{path}'")), "604\n");

@@ -31,6 +31,13 @@ impl Run {
         if !has_tool && place.is_none() {
             return Err(self.no_tool());
         }
+        if !has_tool && !sync.tool_options.is_empty() {
+            let text = format!(
+                "there is no sync tool on the hosts to make use of {}",
+                sync.tool_options.join(" and ")
+            );
+            self.log(Level::Warn, text);
+        }
         let mut has_run_directory = false;
         if let Some(upload) = sync.upload {
             has_run_directory = upload.run_directory.is_some();
