@@ -31,6 +31,14 @@ fn on(hosts: &Hosts, words: &[&str]) -> Orgalorg {
     support::orgalorg(hosts, targets(hosts).into_iter().chain(words))
 }
 
+/// The program on hosts that other tests use too, as a shell starts it.
+fn in_shell(script: &str, words: &[&str]) -> Orgalorg {
+    let words = words.iter().map(|&word| word.to_owned());
+    let first = std::iter::once("-y".to_owned());
+    let words = first.chain(targets(&HOSTS)).chain(words);
+    support::in_shell(&HOSTS, script, words)
+}
+
 /// The same on hosts that other tests use too.
 fn on_shared(words: &[&str]) -> Orgalorg {
     on(&HOSTS, &[&["-y"], words].concat())
@@ -538,15 +546,16 @@ fn there_is_no_bar_where_it_is_not_wanted_or_cannot_be_seen() {
     assert!(!has_bar(&written), "{written:?}");
 
     // Stdout elsewhere: the bar is on the terminal, and nowhere else.
-    let (mut reader, writer) = pipe().expect("a pipe");
-    let terminal = on_shared(&["-C", TALK]).on_terminal(|command| {
-        command.stdout(writer);
+    let file = HOSTS.dir().join("output");
+    let script = format!("{TALK}; sleep 1");
+    let terminal = on_shared(&["-C", &script]).on_terminal(|command| {
+        command.stdout(fs::File::create(&file).expect("a file can be made"));
     });
-    let mut output = String::new();
-    reader.read_to_string(&mut output).expect("UTF-8");
     let (_, written) = terminal.finish_with_bar();
-    assert!(has_bar(&written), "{written:?}");
+    // It has not gone with the first line.
+    assert!(written.contains(" 0/3  0:01"), "{written:?}");
     assert_eq!(without_bar(&written), "");
+    let output = fs::read_to_string(file).expect("UTF-8");
     assert_eq!(output.lines().count(), 3 * 40);
     assert!(!output.contains('\x1b'), "{output:?}");
 
@@ -560,6 +569,27 @@ fn there_is_no_bar_where_it_is_not_wanted_or_cannot_be_seen() {
     let (_, written) = terminal.finish_with_bar();
     assert_eq!(errors, "");
     assert!(!has_bar(&written), "{written:?}");
+}
+
+#[test]
+fn a_pipe_that_ends_on_the_terminal_has_it_for_itself() {
+    let script = "sleep 0.5; for i in 1 2 3; do echo line $i; sleep 0.3; done";
+    for option in ["-C", "-lC", "--fold"] {
+        let words = match option {
+            "--fold" => vec!["--color", "never", "--fold", "-C", script],
+            _ => vec!["--color", "never", option, script],
+        };
+        let piped = in_shell("\"$0\" \"$@\" | cat", &words);
+        let (status, written) = piped.on_terminal(|_| ()).finish_with_bar();
+        assert!(status.success());
+        let (before, after) = written.split_once("line 1").expect("lines are shown");
+        assert!(before.contains("WAIT"), "{written:?}");
+        assert!(!after.contains("WAIT"), "{written:?}");
+        let lines = shown(&written, 80);
+        let is_bar = |line: &String| line.contains('┄') || line.contains("WAIT");
+        assert!(!lines.iter().any(is_bar), "{lines:#?}");
+        assert_eq!(lines.len(), if option == "--fold" { 4 } else { 9 });
+    }
 }
 
 // ---- looks

@@ -4,6 +4,9 @@
 //! and put back afterwards, both in the same write(2) where that is possible. The
 //! cursor waits at its beginning, so that whatever else comes onto the terminal
 //! (an echoed ^C, a narrower window that wraps it) is taken away with it.
+//!
+//! What goes into a pipe may end up on the same terminal (`| grep`), and nobody
+//! knows when. So there is no bar any more once something has gone there.
 
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -11,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use crate::output::printer::OutputError;
@@ -45,6 +49,8 @@ pub struct Screen {
     /// them, in order.
     one_file: bool,
     stdout_is_terminal: bool,
+    /// Who reads stdout may write to the terminal.
+    stdout_has_reader: bool,
     bar: Option<Bar>,
     broken: bool,
     problems: Sender<OutputError>,
@@ -75,6 +81,7 @@ impl Screen {
         Self {
             one_file: is_one_file(),
             stdout_is_terminal,
+            stdout_has_reader: has_reader(),
             bar: bar.map(|(status, standing)| Bar {
                 status,
                 standing,
@@ -96,6 +103,10 @@ impl Screen {
 
     /// Writes everything, and empties the sinks.
     pub fn write(&mut self, sinks: &mut Sinks) {
+        if self.stdout_has_reader && !sinks.stdout.is_empty() {
+            self.hide_bar();
+            self.bar = None;
+        }
         let touches_bar =
             !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
         if touches_bar && self.bar.as_ref().is_some_and(|bar| bar.is_active) {
@@ -326,6 +337,15 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Whether stdout is what another program reads from.
+fn has_reader() -> bool {
+    let stat = rustix::fs::fstat(rustix::stdio::stdout());
+    stat.is_ok_and(|stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        matches!(kind, FileType::Fifo | FileType::Socket)
+    })
 }
 
 /// Whether stdout and stderr are the same.

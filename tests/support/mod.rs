@@ -47,6 +47,18 @@ pub fn orgalorg_in_empty_home<A: AsRef<OsStr>>(
     Orgalorg::new(hosts, command)
 }
 
+/// The program as a shell starts it: in this script it is `"$0" "$@"`.
+pub fn in_shell<A: AsRef<OsStr>>(
+    hosts: &Hosts,
+    script: &str,
+    arguments: impl IntoIterator<Item = A>,
+) -> Orgalorg {
+    furnish_home(hosts);
+    let mut command = hosts.client("bash");
+    command.args(["-c", script]).arg(program()).args(arguments);
+    Orgalorg::new(hosts, command)
+}
+
 /// The program as root, but as one whom file permissions stop.
 pub fn orgalorg_that_may_not_read_everything<A: AsRef<OsStr>>(
     hosts: &Hosts,
