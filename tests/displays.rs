@@ -455,6 +455,23 @@ fn the_bar_leaves_all_lines_whole_and_is_gone_at_the_end() {
 }
 
 #[test]
+fn the_bar_is_not_drawn_into_a_long_line() {
+    let script = "sleep 0.4; [ $(hostname) != web1 ] || \
+                  { head -c 300000 /dev/zero | tr '\\0' x; sleep 0.2; echo; }; sleep 0.4";
+    for option in ["-C", "-lC"] {
+        let terminal = on_shared(&["--color", "never", option, script]).on_terminal(|_| ());
+        let (status, written) = terminal.finish_with_bar();
+        assert!(status.success());
+        let line = format!("web1 {}\r\n", "x".repeat(300_000));
+        let (before, after) = written.split_once(&line).expect("the line is whole");
+        assert!(
+            before.contains("WAIT") && after.contains("WAIT"),
+            "{after:?}"
+        );
+    }
+}
+
+#[test]
 fn the_bar_says_what_is_done_and_what_has_failed() {
     let hosts = Hosts::start(3);
     let script = "[ $(hostname) = web1 ] && exit 3; mkfifo /tmp/wait; read go </tmp/wait";

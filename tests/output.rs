@@ -713,6 +713,49 @@ fn a_flood_from_eight_hosts_is_complete_in_bounded_memory() {
 }
 
 #[test]
+fn long_lines_take_no_more_memory_whatever_is_made_of_them() {
+    const COUNT: usize = 5;
+    const LENGTH: usize = 2_500_000;
+    let hosts = Hosts::start(COUNT);
+    let script = format!("head -c {LENGTH} /dev/zero | tr '\\0' '\\377'");
+    let run = |options: &[&str]| {
+        let words = [options, &["-C", &script]].concat();
+        let mut command = orgalorg(&hosts, on(&hosts, COUNT, &words)).into_command();
+        let (mut reader, writer) = pipe().expect("a pipe");
+        let copy = writer.try_clone().expect("dup");
+        command.stdin(Stdio::null()).stdout(writer).stderr(copy);
+        let mut child = command.spawn().expect("the program can be started");
+        drop(command);
+        let (output, memory) = read_to_end(&child, &mut reader);
+        assert!(end_of(&mut child).success());
+        // A debug build is some MiB larger.
+        assert!(
+            (1..memory_limit(COUNT)).contains(&memory),
+            "{options:?}: {memory} KiB"
+        );
+        output
+    };
+    let count = |output: &[u8], bytes: &[u8]| memchr::memmem::find_iter(output, bytes).count();
+
+    let output = run(&["--json"]);
+    assert_eq!(count(&output, "\u{fffd}".as_bytes()), COUNT * LENGTH);
+    for line in output
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        assert!(line.starts_with(b"{\"stream\":\"") && line.ends_with(b"\"}"));
+    }
+    // All of it twice: in log lines, and as it is.
+    for options in [["-v", "-v"], ["-v", "-l"], ["-v", "--fold"]] {
+        let output = run(&options);
+        assert_eq!(count(&output, "\u{fffd}".as_bytes()), COUNT * LENGTH);
+        let bare = count(&output, b"\xff");
+        let times = if options[1] == "--fold" { 1 } else { COUNT };
+        assert_eq!(bare, times * LENGTH, "{options:?}");
+    }
+}
+
+#[test]
 fn sixty_four_hosts_at_once_are_complete_in_bounded_memory() {
     const COUNT: usize = 64;
     let hosts = Hosts::start(COUNT);

@@ -19,7 +19,7 @@ const LEAST: usize = 64 * 1024;
 const MOST: usize = 512 * 1024;
 
 /// What all nodes may have under way together, where they are few enough.
-const TOGETHER: usize = 2 * 1024 * 1024;
+const TOGETHER: usize = 1024 * 1024;
 
 /// How much each of so many nodes may have under way, in bytes.
 #[must_use]
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn few_nodes_have_more_credit_than_many() {
         assert_eq!(limit(1), MOST);
-        assert_eq!(limit(8), 256 * 1024);
+        assert_eq!(limit(8), 128 * 1024);
         assert_eq!(limit(1000), LEAST);
     }
 }

@@ -16,11 +16,11 @@ use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices, group_diff_ops};
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Stream};
 use crate::hosts;
-use crate::output::lines::Lines;
+use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
 use crate::output::store::{Cursor, Store};
 use crate::output::template::paint;
-use crate::output::text::{Options, debug_line};
+use crate::output::text::Options;
 use crate::output::{Fate, Label, Renderer, Sinks};
 
 /// Longer output is shown whole, and not as a difference: finding that takes
@@ -209,7 +209,7 @@ impl Folded {
             options,
             ..
         } = self;
-        let mut write = |line: &[u8]| options.safe_into(stream, line, out.of(stream));
+        let mut write = |line: Line<'_>| options.line_into(stream, &line, out);
         let Some((of, piece)) = store.read(node, cursor) else {
             lines.end(node, stream, write);
             return false;
@@ -351,6 +351,7 @@ impl Renderer for Folded {
         self.said[node.0][stream as usize].add(bytes);
         self.store.add(node, stream, bytes);
         if self.options.verbose {
+            // Nobody waits for what is kept, but somebody has to for log lines.
             let Self {
                 lines,
                 labels,
@@ -358,9 +359,9 @@ impl Renderer for Folded {
                 ..
             } = self;
             lines.feed(node, stream, bytes, |line| {
-                let text = debug_line(&labels[node.0], stream, line);
-                logs.render(Level::Debug, &text, &mut out.stderr);
+                logs.line(&labels[node.0], stream, &line, out);
             });
+            return Fate::Shown;
         }
         Fate::Kept
     }
@@ -374,8 +375,7 @@ impl Renderer for Folded {
         } = self;
         for stream in STREAMS {
             lines.end(node, stream, |line| {
-                let text = debug_line(&labels[node.0], stream, line);
-                logs.render(Level::Debug, &text, &mut out.stderr);
+                logs.line(&labels[node.0], stream, &line, out);
             });
         }
     }
@@ -412,6 +412,11 @@ impl Renderer for Folded {
             }
         }
         true
+    }
+
+    fn shows_at_once(&self, _node: NodeId) -> bool {
+        // As log lines.
+        self.options.verbose
     }
 
     fn keeps(&self) -> bool {

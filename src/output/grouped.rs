@@ -116,6 +116,11 @@ impl Renderer for Grouped {
         false
     }
 
+    fn shows_at_once(&self, node: NodeId) -> bool {
+        let is_first = self.live.is_none() && self.queue.is_empty();
+        is_first || (self.is_live(node) && !self.nodes[node.0].is_kept)
+    }
+
     fn keeps(&self) -> bool {
         true
     }

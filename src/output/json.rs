@@ -13,9 +13,8 @@ use serde_json::ser::Formatter;
 
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Outcome, Status, Stream};
-use crate::output::lines::Lines;
+use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
-use crate::output::text::debug_line;
 use crate::output::{Fate, Label, Renderer, Sinks, summary};
 
 /// The renderer.
@@ -30,15 +29,12 @@ struct Writer {
     verbose: bool,
 }
 
-/// A line of a host, or a log message.
+/// What every line of a host and every log message begins with; its body follows.
 #[derive(Serialize)]
-struct Line<'a> {
+struct Head<'a> {
     stream: &'a str,
     node: Option<&'a str>,
     host: Option<&'a str>,
-    body: Cow<'a, str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    body_base64: Option<String>,
 }
 
 /// How a host ended.
@@ -75,7 +71,7 @@ impl Renderer for Json {
     fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate {
         let Self { lines, writer } = self;
         lines.feed(node, stream, bytes, |line| {
-            writer.line(node, stream, line, out);
+            writer.line(node, stream, &line, out);
         });
         Fate::Shown
     }
@@ -83,7 +79,7 @@ impl Renderer for Json {
     fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
         let Self { lines, writer } = self;
         for stream in [Stream::Stdout, Stream::Stderr] {
-            lines.end(node, stream, |line| writer.line(node, stream, line, out));
+            lines.end(node, stream, |line| writer.line(node, stream, &line, out));
         }
     }
 
@@ -114,36 +110,112 @@ impl Renderer for Json {
 }
 
 impl Writer {
-    fn line(&mut self, node: NodeId, stream: Stream, line: &[u8], out: &mut Sinks) {
+    fn line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
         if self.verbose {
-            let text = debug_line(&self.labels[node.0], stream, line);
-            self.log(Level::Debug, &text, out);
+            self.log_line(node, stream, line, out);
         }
         let label = &self.labels[node.0];
-        let body = String::from_utf8_lossy(line);
-        let object = Line {
-            stream: match stream {
-                Stream::Stdout => "stdout",
-                Stream::Stderr => "stderr",
+        begin(
+            out.of(stream),
+            &Head {
+                stream: name(stream),
+                node: Some(&label.node),
+                host: Some(&label.given),
             },
-            node: Some(&label.node),
-            host: Some(&label.given),
-            body_base64: matches!(body, Cow::Owned(_)).then(|| BASE64_STANDARD.encode(line)),
-            body,
-        };
-        write_object(out.of(stream), &object);
+        );
+        let mut is_text = true;
+        line.pieces(|piece| {
+            let text = String::from_utf8_lossy(piece);
+            is_text &= matches!(text, Cow::Borrowed(_));
+            write_text(out.of(stream), &text);
+            out.go_on();
+        });
+        let end = String::from_utf8_lossy(line.end());
+        write_text(out.of(stream), &end);
+        if !is_text {
+            write_base64(stream, line, out);
+        }
+        finish(out.of(stream));
+        if line.short().is_none() {
+            out.empty();
+        }
+    }
+
+    /// What `-v` says of a line.
+    fn log_line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+        begin(&mut out.stderr, &LOG);
+        let text = self.logs.flat_line(&self.labels[node.0], stream);
+        write_text(&mut out.stderr, &text);
+        line.pieces(|piece| {
+            write_text(&mut out.stderr, &String::from_utf8_lossy(piece));
+            out.go_on();
+        });
+        finish(&mut out.stderr);
+        if line.short().is_none() {
+            out.empty();
+        }
     }
 
     fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
-        let object = Line {
-            stream: "stderr",
-            node: None,
-            host: None,
-            body: self.logs.flat(level, text).into(),
-            body_base64: None,
-        };
-        write_object(&mut out.stderr, &object);
+        begin(&mut out.stderr, &LOG);
+        write_text(&mut out.stderr, &self.logs.flat(level, text));
+        finish(&mut out.stderr);
     }
+}
+
+/// The beginning of a log message.
+const LOG: Head<'static> = Head {
+    stream: "stderr",
+    node: None,
+    host: None,
+};
+
+fn name(stream: Stream) -> &'static str {
+    match stream {
+        Stream::Stdout => "stdout",
+        Stream::Stderr => "stderr",
+    }
+}
+
+/// The beginning of an object up to the text in its body.
+fn begin(out: &mut Vec<u8>, head: &Head<'_>) {
+    write_object(out, head);
+    let end = "}\n";
+    out.truncate(out.len() - end.len());
+    out.extend_from_slice(b",\"body\":\"");
+}
+
+/// Its end after that text.
+fn finish(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\"}\n");
+}
+
+/// A piece of a text, without quotes around it.
+fn write_text(out: &mut Vec<u8>, text: &str) {
+    let mut serializer =
+        serde_json::Serializer::with_formatter(out, Harmless { has_quotes: false });
+    text.serialize(&mut serializer)
+        .expect("text is written to memory");
+}
+
+/// The exact bytes of a line that is no text, after its body.
+fn write_base64(stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+    out.of(stream).extend_from_slice(b"\",\"body_base64\":\"");
+    // Three bytes become four characters, so a few wait for what follows.
+    let mut held = Vec::new();
+    let mut text = String::new();
+    line.pieces(|piece| {
+        held.extend_from_slice(piece);
+        let whole = held.len() - held.len() % 3;
+        text.clear();
+        BASE64_STANDARD.encode_string(&held[..whole], &mut text);
+        held.drain(..whole);
+        out.of(stream).extend_from_slice(text.as_bytes());
+        out.go_on();
+    });
+    held.extend_from_slice(line.end());
+    let text = BASE64_STANDARD.encode(held);
+    out.of(stream).extend_from_slice(text.as_bytes());
 }
 
 /// The name of an end for whoever reads results.
@@ -166,7 +238,8 @@ fn status(status: &Status) -> &'static str {
 }
 
 fn write_object(out: &mut Vec<u8>, object: &impl Serialize) {
-    let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Harmless);
+    let mut serializer =
+        serde_json::Serializer::with_formatter(&mut *out, Harmless { has_quotes: true });
     object
         .serialize(&mut serializer)
         .expect("text, numbers and null are written to memory");
@@ -175,9 +248,21 @@ fn write_object(out: &mut Vec<u8>, object: &impl Serialize) {
 
 /// JSON that no terminal takes for control characters: it escapes more of them
 /// than JSON has to.
-struct Harmless;
+struct Harmless {
+    /// Whether there are any around texts.
+    has_quotes: bool,
+}
 
 impl Formatter for Harmless {
+    fn begin_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        let quote: &[u8] = if self.has_quotes { b"\"" } else { b"" };
+        writer.write_all(quote)
+    }
+
+    fn end_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
+        self.begin_string(writer)
+    }
+
     fn write_string_fragment<W: ?Sized + Write>(
         &mut self,
         writer: &mut W,

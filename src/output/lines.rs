@@ -5,7 +5,8 @@
 //! and [`super::json`]).
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
+use std::os::unix::fs::FileExt;
 
 use memchr::memchr;
 
@@ -14,19 +15,101 @@ use crate::event::{NodeId, Stream};
 /// A longer line is continued on a new output line.
 pub const LONGEST_LINE: usize = 1024 * 1024;
 
-/// How much of an unfinished line each stream may keep in memory of its own.
-const OWN_SHARE: usize = 16 * 1024;
+/// How much of an unfinished line each stream may keep in memory at least, and at
+/// most; the rest waits in a temporary file.
+const SHARES: (usize, usize) = (16 * 1024, 128 * 1024);
 
-/// How many longer lines may be in memory at once; the others wait in temporary
-/// files.
-const LONG_LINES: usize = 4;
+/// What all nodes may keep together, where they are few enough.
+const TOGETHER: usize = 512 * 1024;
+
+/// A longer line is given out in pieces: what is made of them (escaped, as base64)
+/// need not be in memory whole.
+const PIECE: usize = 32 * 1024;
+
+/// Said in place of what cannot be read back.
+const LOST: &[u8] = b"[orgalorg: part of a long line was lost]";
+
+/// A line of a host.
+pub struct Line<'a> {
+    /// What stands before `memory`, where the line is long and memory is short.
+    file: Option<&'a File>,
+    memory: &'a [u8],
+    end: &'a [u8],
+}
+
+impl<'a> Line<'a> {
+    /// What ends it: a newline, or nothing.
+    #[inline]
+    #[must_use]
+    pub fn end(&self) -> &'a [u8] {
+        self.end
+    }
+
+    /// All of it but its end, if it is short.
+    #[inline]
+    #[must_use]
+    pub fn short(&self) -> Option<&'a [u8]> {
+        (self.file.is_none() && self.memory.len() <= PIECE).then_some(self.memory)
+    }
+
+    /// Gives out all of it but its end. No piece ends within a character.
+    pub fn pieces(&self, mut take: impl FnMut(&[u8])) {
+        if let Some(short) = self.short() {
+            return take(short);
+        }
+        let mut piece = Vec::with_capacity(PIECE);
+        let mut add = |bytes: &[u8]| {
+            piece.extend_from_slice(bytes);
+            let whole = piece.len() - unfinished_character(&piece);
+            take(&piece[..whole]);
+            piece.drain(..whole);
+        };
+        if let Some(file) = self.file
+            && read_all(file, &mut add).is_err()
+        {
+            // It has just been written and nobody else has it; should it be
+            // unreadable all the same, what can be had is shown.
+            add(LOST);
+        }
+        self.memory.chunks(PIECE / 2).for_each(&mut add);
+        take(&piece);
+    }
+}
+
+fn read_all(file: &File, add: &mut impl FnMut(&[u8])) -> io::Result<()> {
+    let mut buffer = [0; PIECE / 2];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(()),
+            Ok(read) => {
+                add(&buffer[..read]);
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// How many bytes at the end are a character that is not all there.
+fn unfinished_character(bytes: &[u8]) -> usize {
+    // The longest has four bytes.
+    let is_unfinished = |length: &usize| {
+        let end = bytes.len().checked_sub(*length).map(|at| &bytes[at..]);
+        end.and_then(|end| std::str::from_utf8(end).err())
+            .is_some_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    (1..=3).rev().find(is_unfinished).unwrap_or(0)
+}
 
 /// The unfinished lines of all nodes.
 pub struct Lines {
     /// What ends a line that did not end by itself.
     added_end: &'static [u8],
     unfinished: Vec<[Unfinished; 2]>,
-    pool: Pool,
+    /// How much of each is in memory.
+    share: usize,
 }
 
 impl Lines {
@@ -36,11 +119,7 @@ impl Lines {
         Self {
             added_end,
             unfinished: (0..nodes).map(|_| Default::default()).collect(),
-            pool: Pool {
-                left: LONG_LINES,
-                used: Vec::new(),
-                reader: Vec::new(),
-            },
+            share: (TOGETHER / nodes.max(1)).clamp(SHARES.0, SHARES.1),
         }
     }
 
@@ -50,16 +129,18 @@ impl Lines {
         node: NodeId,
         stream: Stream,
         bytes: &[u8],
-        mut write: impl FnMut(&[u8]),
+        mut write: impl FnMut(Line<'_>),
     ) {
         let mut rest = bytes;
         while let Some(at) = memchr(b'\n', rest) {
-            let (line, after) = rest.split_at(at + 1);
+            let (memory, after) = rest.split_at(at);
+            let (end, after) = after.split_at(1);
             if self.kept(node, stream) == 0 && at <= LONGEST_LINE {
-                write(line);
+                let file = None;
+                write(Line { file, memory, end });
             } else {
-                self.keep(node, stream, &line[..at], &mut write);
-                self.release(node, stream, b"\n", &mut write);
+                self.keep(node, stream, memory, &mut write);
+                self.release(node, stream, end, &mut write);
             }
             rest = after;
         }
@@ -68,7 +149,7 @@ impl Lines {
 
     /// A host will say nothing more on this stream: `write` gets its unfinished
     /// line, if there is one.
-    pub fn end(&mut self, node: NodeId, stream: Stream, mut write: impl FnMut(&[u8])) {
+    pub fn end(&mut self, node: NodeId, stream: Stream, mut write: impl FnMut(Line<'_>)) {
         if self.kept(node, stream) > 0 {
             self.release(node, stream, self.added_end, &mut write);
         }
@@ -85,7 +166,7 @@ impl Lines {
         node: NodeId,
         stream: Stream,
         mut bytes: &[u8],
-        write: &mut impl FnMut(&[u8]),
+        write: &mut impl FnMut(Line<'_>),
     ) {
         while !bytes.is_empty() {
             if self.kept(node, stream) == LONGEST_LINE {
@@ -94,53 +175,22 @@ impl Lines {
             let unfinished = &mut self.unfinished[node.0][stream as usize];
             let room = LONGEST_LINE - unfinished.length;
             let (now, later) = bytes.split_at(bytes.len().min(room));
-            unfinished.push(now, &mut self.pool);
+            unfinished.push(now, self.share);
             bytes = later;
         }
     }
 
     /// The unfinished line is finished, and comes out.
-    fn release(&mut self, node: NodeId, stream: Stream, end: &[u8], write: &mut impl FnMut(&[u8])) {
-        let unfinished = &mut self.unfinished[node.0][stream as usize];
-        let was_spilled = unfinished.file.is_some();
-        let mut line = unfinished.take(&mut self.pool);
-        line.extend_from_slice(end);
-        write(&line);
-        if was_spilled {
-            self.pool.reader = line;
-        } else {
-            self.pool.take_back(line);
-        }
-    }
-}
-
-/// Buffers for long lines. There are few, and they are used again and again:
-/// fresh memory costs more than everything else that is done with a line.
-struct Pool {
-    /// How many more may be made.
-    left: usize,
-    /// Those that nobody uses now, empty.
-    used: Vec<Vec<u8>>,
-    /// One more, for lines that come back from files.
-    reader: Vec<u8>,
-}
-
-impl Pool {
-    /// A buffer that any line fits into, if there is one.
-    fn lend(&mut self) -> Option<Vec<u8>> {
-        self.used.pop().or_else(|| {
-            self.left = self.left.checked_sub(1)?;
-            // One more for the newline.
-            Some(Vec::with_capacity(LONGEST_LINE + 1))
-        })
-    }
-
-    /// Takes it back, if it is one.
-    fn take_back(&mut self, mut buffer: Vec<u8>) {
-        if buffer.capacity() > LONGEST_LINE && self.used.len() < LONG_LINES {
-            buffer.clear();
-            self.used.push(buffer);
-        }
+    fn release(
+        &mut self,
+        node: NodeId,
+        stream: Stream,
+        end: &[u8],
+        write: &mut impl FnMut(Line<'_>),
+    ) {
+        let unfinished = std::mem::take(&mut self.unfinished[node.0][stream as usize]);
+        let (file, memory) = (unfinished.file.as_ref(), &unfinished.memory);
+        write(Line { file, memory, end });
     }
 }
 
@@ -154,19 +204,12 @@ struct Unfinished {
 }
 
 impl Unfinished {
-    fn push(&mut self, bytes: &[u8], pool: &mut Pool) {
+    fn push(&mut self, bytes: &[u8], share: usize) {
         self.length += bytes.len();
-        let size = self.memory.len() + bytes.len();
-        if size > self.memory.capacity().max(OWN_SHARE) {
-            if let Some(buffer) = pool.lend() {
-                let short = std::mem::replace(&mut self.memory, buffer);
-                self.memory.extend_from_slice(&short);
-            } else if self.spill(bytes).is_ok() {
-                return;
-            }
-            // Without a temporary file, memory has to do.
+        // Without a temporary file, memory has to do.
+        if self.memory.len() + bytes.len() <= share || self.spill(bytes).is_err() {
+            self.memory.extend_from_slice(bytes);
         }
-        self.memory.extend_from_slice(bytes);
     }
 
     /// Moves what is in memory, and more, to a temporary file that has no name.
@@ -184,27 +227,6 @@ impl Unfinished {
         self.memory.clear();
         Ok(())
     }
-
-    /// The whole line; its memory goes back to the pool afterwards.
-    fn take(&mut self, pool: &mut Pool) -> Vec<u8> {
-        self.length = 0;
-        let memory = std::mem::take(&mut self.memory);
-        let Some(mut file) = self.file.take() else {
-            return memory;
-        };
-        let mut whole = std::mem::take(&mut pool.reader);
-        whole.clear();
-        whole.reserve_exact(LONGEST_LINE + 1);
-        // The file has just been written and nobody else has it; should it be
-        // unreadable all the same, what can be had is shown.
-        let read = file.rewind().and_then(|()| file.read_to_end(&mut whole));
-        if read.is_err() {
-            whole.extend_from_slice(b"[orgalorg: part of a long line was lost]");
-        }
-        whole.extend_from_slice(&memory);
-        pool.take_back(memory);
-        whole
-    }
 }
 
 #[cfg(test)]
@@ -214,15 +236,21 @@ mod tests {
 
     const OUT: Stream = Stream::Stdout;
 
+    fn bytes(line: &Line<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        line.pieces(|piece| bytes.extend_from_slice(piece));
+        [&bytes, line.end()].concat()
+    }
+
     /// All lines of some packets, each with the number of its node before it.
     fn lines(lines: &mut Lines, packets: &[(usize, &[u8])]) -> Vec<(usize, Vec<u8>)> {
         let mut all = Vec::new();
         for (node, bytes) in packets {
-            let mut write = |line: &[u8]| all.push((*node, line.to_vec()));
+            let mut write = |line: Line<'_>| all.push((*node, self::bytes(&line)));
             lines.feed(NodeId(*node), OUT, bytes, &mut write);
         }
         for node in [0, 1] {
-            lines.end(NodeId(node), OUT, |line| all.push((node, line.to_vec())));
+            lines.end(NodeId(node), OUT, |line| all.push((node, bytes(&line))));
         }
         all
     }
@@ -252,21 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn long_lines_of_several_hosts_follow_each_other_in_the_same_memory() {
+    fn long_lines_of_several_hosts_follow_each_other() {
         let mut lines = Lines::new(2, b"\n");
         let (mut out, mut expected) = (Vec::new(), Vec::new());
         for (node, letter) in [(0, b'a'), (1, b'b'), (0, b'c')] {
             let line = [vec![letter; LONGEST_LINE - 1], vec![b'\n']].concat();
             for piece in line.chunks(30_000) {
-                lines.feed(NodeId(node), OUT, piece, |line| out.extend_from_slice(line));
+                lines.feed(NodeId(node), OUT, piece, |line| out.extend(bytes(&line)));
             }
             // The other host is in the middle of one too.
-            lines.feed(NodeId(1 - node), OUT, b"-", |line| {
-                out.extend_from_slice(line)
-            });
+            lines.feed(NodeId(1 - node), OUT, b"-", |line| out.extend(bytes(&line)));
             let begun = if expected.is_empty() { "" } else { "-" };
             expected.extend_from_slice(&[begun.as_bytes(), &line].concat());
-            assert_eq!(lines.pool.used.len(), 1);
         }
         assert_eq!(out.len(), expected.len());
         assert!(out == expected);
@@ -274,30 +299,57 @@ mod tests {
 
     #[test]
     fn many_long_lines_go_to_disk_and_come_back() {
-        let render = |in_memory| {
+        let render = |share| {
             let mut lines = Lines::new(2, b"\n");
             let mut out = Vec::new();
-            lines.pool.left = in_memory;
+            lines.share = share;
             for piece in 0..20 {
                 let piece = vec![b'a' + piece; 30_000];
                 for node in [0, 1] {
-                    lines.feed(NodeId(node), OUT, &piece, |line| {
-                        out.extend_from_slice(line)
-                    });
-                    let memory = &lines.unfinished[node][0].memory;
-                    assert!(in_memory > 0 || memory.capacity() <= OWN_SHARE);
+                    lines.feed(NodeId(node), OUT, &piece, |line| out.extend(bytes(&line)));
+                    assert!(lines.unfinished[node][0].memory.len() <= share);
                 }
             }
             for node in [0, 1] {
-                lines.feed(NodeId(node), OUT, b"end\n", |line| {
-                    out.extend_from_slice(line)
-                });
+                lines.feed(NodeId(node), OUT, b"end\n", |line| out.extend(bytes(&line)));
             }
             out
         };
-        let (on_disk, in_memory) = (render(0), render(LONG_LINES));
+        let (on_disk, in_memory) = (render(20_000), render(LONGEST_LINE));
         assert_eq!(on_disk.len(), 2 * ("end\n".len() + 600_000));
         assert!(on_disk == in_memory);
+    }
+
+    #[test]
+    fn no_piece_of_a_long_line_ends_within_a_character() {
+        let text = "x".to_owned() + &"\u{fc}\u{20ac}\u{10348}".repeat(40_000);
+        for share in [20_000, LONGEST_LINE] {
+            let mut lines = Lines::new(1, b"");
+            lines.share = share;
+            let (mut found, mut count) = (String::new(), 0);
+            for piece in text.as_bytes().chunks(10_000) {
+                lines.feed(NodeId(0), OUT, piece, |_| panic!("it has not ended"));
+            }
+            lines.end(NodeId(0), OUT, |line| {
+                assert!(line.short().is_none());
+                line.pieces(|piece| {
+                    assert!(piece.len() <= PIECE);
+                    found.push_str(std::str::from_utf8(piece).unwrap());
+                    count += 1;
+                });
+            });
+            assert!(found == text && count > 10);
+        }
+        for (bytes, length) in [
+            (&b"a\xc3"[..], 1),
+            (b"\xe2\x82", 2),
+            (b"\xf0\x90\x8d", 3),
+            (b"\xff\xff", 0),
+            (b"a", 0),
+            (b"", 0),
+        ] {
+            assert_eq!(unfinished_character(bytes), length);
+        }
     }
 
     proptest! {

@@ -3,11 +3,12 @@
 //! has them flat.
 
 use crate::error::Tree;
-use crate::event::Level;
-use crate::output::sanitize::sanitize_into;
+use crate::event::{Level, Stream};
+use crate::output::lines::Line;
+use crate::output::sanitize::{Sanitizer, sanitize_into};
 use crate::output::template::{Template, TemplateError};
 use crate::output::theme::Theme;
-use crate::output::{Clock, Sink, tree};
+use crate::output::{Clock, Label, Sink, Sinks, tree};
 
 /// What a template for log lines may have in it.
 const KEYS: [&str; 3] = ["time", "level", "text"];
@@ -73,7 +74,46 @@ impl Logs {
         }
     }
 
-    /// The same on one line, without any looks.
+    /// What `-v` says of a line of a host.
+    pub fn line(&mut self, label: &Label, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+        let time = (self.clock)();
+        let level = Level::Debug;
+        let begin = of_line(label, stream);
+        let value = |key: &str| match key {
+            "time" => (time.clone(), None),
+            "level" => (tag(level), self.theme.level(level)),
+            _ => (begin.clone(), None),
+        };
+        let colored = self.sink.colored;
+        let before = self.before.render(colored, value);
+        out.stderr.extend_from_slice(before.as_bytes());
+        out.stderr.extend_from_slice(begin.as_bytes());
+        let mut sanitizer = Sanitizer::default();
+        line.pieces(|piece| {
+            let text = String::from_utf8_lossy(piece);
+            if self.sink.is_terminal {
+                sanitizer.piece(&mut out.stderr, text.as_bytes());
+            } else {
+                out.stderr.extend_from_slice(text.as_bytes());
+            }
+            out.go_on();
+        });
+        sanitizer.end(&mut out.stderr);
+        let after = self.after.render(colored, value);
+        out.stderr.extend_from_slice(after.as_bytes());
+        out.stderr.push(b'\n');
+        if line.short().is_none() {
+            out.empty();
+        }
+    }
+
+    /// The beginning of the same on one line, without any looks; what the host said
+    /// follows.
+    pub fn flat_line(&mut self, label: &Label, stream: Stream) -> String {
+        self.flat(Level::Debug, &of_line(label, stream).into())
+    }
+
+    /// A log line on one line, without any looks.
     pub fn flat(&mut self, level: Level, text: &Tree) -> String {
         format!("{} {} {}", (self.clock)(), tag(level), text.flat())
     }
@@ -86,6 +126,11 @@ impl Logs {
             out.extend_from_slice(text.as_bytes());
         }
     }
+}
+
+/// What stands before a line of a host in a log line.
+fn of_line(label: &Label, stream: Stream) -> String {
+    format!("{{cmd}} <{stream}> {} ", label.node)
 }
 
 /// ` [WARN]`

@@ -104,6 +104,12 @@ pub trait Renderer: Send {
         false
     }
 
+    /// Whether what this node says now is to be shown at once, by a display that
+    /// keeps other output.
+    fn shows_at_once(&self, _node: NodeId) -> bool {
+        true
+    }
+
     /// Whether this display keeps output, so that nobody has to wait for whoever
     /// reads ours.
     fn keeps(&self) -> bool {
@@ -143,16 +149,63 @@ pub struct Label {
     pub given: String,
 }
 
+/// Writes what is in the sinks, and empties them.
+pub type Outlet = Box<dyn FnMut(&mut Sinks) + Send>;
+
 /// Bytes for the two file descriptors.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Sinks {
     /// For file descriptor 1.
     pub stdout: Vec<u8>,
     /// For file descriptor 2.
     pub stderr: Vec<u8>,
+    outlet: Option<Outlet>,
 }
 
 impl Sinks {
+    /// Sinks that can be emptied in the middle of a long line.
+    #[must_use]
+    pub fn with_outlet(outlet: Outlet) -> Self {
+        Self {
+            outlet: Some(outlet),
+            ..Self::default()
+        }
+    }
+
+    /// How much there is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stdout.len() + self.stderr.len()
+    }
+
+    /// Whether there is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Where both go to one file, they are one, in order.
+    fn join(&mut self, one_file: bool) {
+        if one_file && !self.stderr.is_empty() {
+            self.stdout.append(&mut self.stderr);
+        }
+    }
+
+    /// There is more of a long line: what there is is written, if it is much.
+    fn go_on(&mut self) {
+        if self.len() >= printer::FULL {
+            self.empty();
+        }
+    }
+
+    /// A long line has ended, and must not be mixed with the next one.
+    fn empty(&mut self) {
+        if let Some(mut outlet) = self.outlet.take() {
+            outlet(self);
+            self.outlet = Some(outlet);
+        }
+    }
+
     fn of(&mut self, stream: Stream) -> &mut Vec<u8> {
         match stream {
             Stream::Stdout => &mut self.stdout,

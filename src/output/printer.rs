@@ -6,26 +6,32 @@
 //! display that keeps output does not wait even here: a second thread writes for
 //! it, while this one goes on keeping.
 
+use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_channel::{
     Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select, unbounded,
 };
 
+use crate::event::{NodeId, Stream};
 use crate::output::credit::Loan;
 use crate::output::files::Files;
 use crate::output::screen::{Screen, Standing, write_at_once};
-use crate::output::{Fate, Message, Progress, Renderer, Sinks};
+use crate::output::{Fate, Message, Outlet, Progress, Renderer, Sinks};
 
 /// Write when this much has been rendered.
-const FULL: usize = 64 * 1024;
+pub const FULL: usize = 64 * 1024;
 
 /// Render no more at once: each byte may be an empty line, and get a long name
 /// before it.
 const PIECE: usize = 4 * 1024;
+
+/// How long a part of a long line waits until the one before is written.
+const MOMENT: Duration = Duration::from_millis(5);
 
 /// Output cannot be written any more.
 #[derive(Debug, thiserror::Error)]
@@ -53,17 +59,22 @@ pub fn start(
     messages: Receiver<Message>,
     problems: Sender<OutputError>,
 ) -> io::Result<()> {
+    let one_file = screen.is_one_file();
+    let way = if renderer.keeps() {
+        Way::beside(screen)?
+    } else {
+        Way::Direct(Box::new(screen))
+    };
+    let way = Arc::new(Mutex::new(way));
+    let sinks = Sinks::with_outlet(outlet(Arc::clone(&way), one_file));
     let mut printer = Printer {
-        one_file: screen.is_one_file(),
+        one_file,
         keeps: renderer.keeps(),
         is_over: false,
-        way: if renderer.keeps() {
-            Way::beside(screen)?
-        } else {
-            Way::Direct(Box::new(screen))
-        },
+        way,
         renderer,
-        sinks: Sinks::default(),
+        sinks,
+        held: VecDeque::new(),
         loans: Vec::new(),
         files,
         problems,
@@ -74,9 +85,28 @@ pub fn start(
         .map(drop)
 }
 
+/// Writes a long line while it is still being rendered. The writer gets a moment for
+/// that, but nobody waits for a reader that has stopped.
+fn outlet(way: Arc<Mutex<Way>>, one_file: bool) -> Outlet {
+    Box::new(move |sinks| {
+        sinks.join(one_file);
+        let mut way = lock(&way);
+        way.wait_a_moment();
+        if !way.is_busy() {
+            way.submit(sinks, Vec::new());
+        }
+    })
+}
+
+fn lock(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
+    way.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Printer {
     renderer: Box<dyn Renderer>,
     sinks: Sinks,
+    /// What is to be shown at once, but for which the writer has no time yet.
+    held: VecDeque<Held>,
     /// Given back when what they stand for has been written.
     loans: Vec<Loan>,
     /// Stdout and stderr are the same file: everything goes through one of
@@ -84,9 +114,23 @@ struct Printer {
     one_file: bool,
     keeps: bool,
     is_over: bool,
-    way: Way,
+    /// Shared with the outlet of the sinks.
+    way: Arc<Mutex<Way>>,
     files: Option<Files>,
     problems: Sender<OutputError>,
+}
+
+/// What a node has said that has not been rendered yet.
+enum Held {
+    Output {
+        node: NodeId,
+        stream: Stream,
+        bytes: Vec<u8>,
+        /// How much of it has been rendered.
+        done: usize,
+        loan: Loan,
+    },
+    End(NodeId),
 }
 
 /// How things get written.
@@ -125,12 +169,28 @@ impl Printer {
             if let Some(message) = message {
                 self.take(message);
             }
-            if self.keeps && !self.way.is_busy() && self.renderer.more(&mut self.sinks) {
-                self.rendered();
-            }
+            self.go_on();
         }
+        self.show_held();
         self.show_all();
         self.hide_bar();
+    }
+
+    /// Renders a piece of what waits here, if the writer has time for it. False if
+    /// nothing does.
+    fn go_on(&mut self) -> bool {
+        if !self.keeps || lock(&self.way).is_busy() {
+            return false;
+        }
+        if let Some(held) = self.held.pop_front() {
+            self.render(held);
+            return true;
+        }
+        let has_more = self.renderer.more(&mut self.sinks);
+        if has_more {
+            self.rendered();
+        }
+        has_more
     }
 
     /// Writes what there is, and waits for more.
@@ -138,14 +198,13 @@ impl Printer {
         &mut self,
         messages: &Receiver<Message>,
     ) -> Result<Option<Message>, RecvTimeoutError> {
-        if !self.way.is_busy() {
-            if self.keeps && self.renderer.more(&mut self.sinks) {
-                self.rendered();
+        if !lock(&self.way).is_busy() {
+            if self.go_on() {
                 return Ok(None);
             }
             self.submit();
         }
-        match &mut self.way {
+        match &mut *lock(&self.way) {
             Way::Direct(screen) => {
                 let message = match screen.deadline() {
                     None => messages.recv().map_err(RecvTimeoutError::from),
@@ -188,17 +247,13 @@ impl Printer {
                     // Main hears of it once.
                     let _ = self.problems.send(error);
                 }
-                let mut fate = Fate::Kept;
-                let mut pieces = bytes.chunks(PIECE).peekable();
-                while let Some(piece) = pieces.next() {
-                    fate = self.renderer.output(node, stream, piece, &mut self.sinks);
-                    if pieces.peek().is_some() {
-                        self.rendered();
-                    }
-                }
-                if fate == Fate::Shown {
-                    self.loans.push(loan);
-                }
+                self.hear(Held::Output {
+                    node,
+                    stream,
+                    bytes,
+                    done: 0,
+                    loan,
+                });
             }
             Message::EndOfOutput { node } => {
                 if let Some(files) = &mut self.files
@@ -207,7 +262,7 @@ impl Printer {
                     self.files = None;
                     let _ = self.problems.send(error);
                 }
-                self.renderer.end_of_output(node, &mut self.sinks);
+                self.hear(Held::End(node));
             }
             Message::Result { node, outcome } => {
                 self.renderer.result(node, &outcome, &mut self.sinks);
@@ -215,15 +270,17 @@ impl Printer {
             Message::EndOfRun => {
                 self.is_over = true;
                 self.hide_bar();
+                self.show_held();
                 self.renderer.end_of_run(&mut self.sinks);
                 self.show_all();
             }
             // An upload that was broken off may not know it yet.
             Message::Progress(_) if self.is_over => {}
-            Message::Progress(progress) => self.way.progress(progress),
+            Message::Progress(progress) => lock(&self.way).progress(progress),
             Message::HideBar => self.hide_bar(),
             Message::Log { level, text } => self.renderer.log(level, &text, &mut self.sinks),
             Message::Flush(answer) => {
+                self.show_held();
                 self.flush();
                 // Whoever asked may have stopped waiting.
                 let _ = answer.send(());
@@ -232,54 +289,85 @@ impl Printer {
         self.rendered();
     }
 
+    /// A node has said something: it is kept, or rendered as soon as it can be
+    /// written.
+    fn hear(&mut self, held: Held) {
+        let (Held::Output { node, .. } | Held::End(node)) = held;
+        if !self.held.is_empty() && self.renderer.shows_at_once(node) {
+            self.held.push_back(held);
+        } else {
+            self.render(held);
+        }
+    }
+
+    fn render(&mut self, mut held: Held) {
+        let (Held::Output { node, .. } | Held::End(node)) = held;
+        let mut fate = Fate::Kept;
+        loop {
+            if lock(&self.way).is_busy() && self.renderer.shows_at_once(node) {
+                return self.held.push_front(held);
+            }
+            match &mut held {
+                Held::Output {
+                    stream,
+                    bytes,
+                    done,
+                    ..
+                } if *done < bytes.len() => {
+                    let piece = &bytes[*done..bytes.len().min(*done + PIECE)];
+                    fate = self.renderer.output(node, *stream, piece, &mut self.sinks);
+                    *done += piece.len();
+                    if *done < bytes.len() {
+                        self.rendered();
+                    }
+                }
+                Held::Output { .. } => break,
+                Held::End(node) => {
+                    self.renderer.end_of_output(*node, &mut self.sinks);
+                    break;
+                }
+            }
+        }
+        if let (Held::Output { loan, .. }, Fate::Shown) = (held, fate) {
+            self.loans.push(loan);
+        }
+        self.rendered();
+    }
+
+    /// Has everything rendered that was to be shown at once.
+    fn show_held(&mut self) {
+        while let Some(held) = self.held.pop_front() {
+            lock(&self.way).wait();
+            self.render(held);
+        }
+    }
+
     /// Something has been rendered, and is written if it is much.
     fn rendered(&mut self) {
-        if self.one_file && !self.sinks.stderr.is_empty() {
-            let stderr = &mut self.sinks.stderr;
-            self.sinks.stdout.append(stderr);
-        }
-        if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL && !self.way.is_busy() {
+        self.sinks.join(self.one_file);
+        if self.sinks.len() >= FULL && !lock(&self.way).is_busy() {
             self.submit();
         }
     }
 
     /// Writes what has been rendered, or has it written.
     fn submit(&mut self) {
-        match &mut self.way {
-            Way::Direct(screen) => {
-                screen.write(&mut self.sinks);
-                self.loans.clear();
-            }
-            Way::Beside {
-                jobs,
-                is_busy,
-                spare,
-                ..
-            } => {
-                if self.sinks.stdout.is_empty() && self.sinks.stderr.is_empty() {
-                    self.loans.clear();
-                    return;
-                }
-                let sinks = std::mem::replace(&mut self.sinks, std::mem::take(spare));
-                let loans = std::mem::take(&mut self.loans);
-                // It ends only after this thread.
-                *is_busy = jobs.send(Job::Write(sinks, loans)).is_ok();
-            }
-        }
+        let loans = std::mem::take(&mut self.loans);
+        lock(&self.way).submit(&mut self.sinks, loans);
     }
 
     /// Waits until what has been rendered so far is written.
     fn flush(&mut self) {
-        self.way.wait();
+        lock(&self.way).wait();
         self.submit();
-        self.way.wait();
+        lock(&self.way).wait();
     }
 
     /// Shows everything that was kept and may be shown.
     fn show_all(&mut self) {
         while self.renderer.more(&mut self.sinks) {
-            if self.sinks.stdout.len() + self.sinks.stderr.len() >= FULL {
-                self.way.wait();
+            if self.sinks.len() >= FULL {
+                lock(&self.way).wait();
             }
             self.rendered();
         }
@@ -287,10 +375,7 @@ impl Printer {
     }
 
     fn hide_bar(&mut self) {
-        match &mut self.way {
-            Way::Direct(screen) => screen.hide_bar(),
-            Way::Beside { .. } => self.way.hide_bar_beside(),
-        }
+        lock(&self.way).hide_bar();
     }
 }
 
@@ -315,13 +400,53 @@ impl Way {
         matches!(self, Self::Beside { is_busy: true, .. })
     }
 
-    fn hide_bar_beside(&mut self) {
+    /// Writes what has been rendered, or has it written.
+    fn submit(&mut self, sinks: &mut Sinks, loans: Vec<Loan>) {
+        match self {
+            Self::Direct(screen) => {
+                screen.write(sinks);
+                drop(loans);
+            }
+            Self::Beside { .. } if sinks.is_empty() => drop(loans),
+            Self::Beside {
+                jobs,
+                is_busy,
+                spare,
+                ..
+            } => {
+                let mut job = std::mem::take(spare);
+                std::mem::swap(&mut job.stdout, &mut sinks.stdout);
+                std::mem::swap(&mut job.stderr, &mut sinks.stderr);
+                // It ends only after this thread.
+                *is_busy = jobs.send(Job::Write(job, loans)).is_ok();
+            }
+        }
+    }
+
+    fn hide_bar(&mut self) {
         self.wait();
-        if let Self::Beside { jobs, is_busy, .. } = self {
+        match self {
+            Self::Direct(screen) => return screen.hide_bar(),
             // It answers this as it answers a write.
-            *is_busy = jobs.send(Job::HideBar).is_ok();
+            Self::Beside { jobs, is_busy, .. } => *is_busy = jobs.send(Job::HideBar).is_ok(),
         }
         self.wait();
+    }
+
+    /// Waits until nothing is being written, but not for long.
+    fn wait_a_moment(&mut self) {
+        if let Self::Beside {
+            done,
+            is_busy,
+            spare,
+            ..
+        } = self
+            && *is_busy
+            && let Ok(sinks) = done.recv_timeout(MOMENT)
+        {
+            *is_busy = false;
+            *spare = sinks;
+        }
     }
 
     /// Waits until nothing is being written.

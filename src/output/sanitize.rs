@@ -10,6 +10,9 @@
 /// Switches off all colours.
 const RESET: &[u8] = b"\x1b[0m";
 
+/// A longer sequence is no colour.
+const LONGEST_SEQUENCE: usize = 64;
+
 /// Appends a line (with or without its newline) in a form that only moves the
 /// cursor forward.
 pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
@@ -17,22 +20,73 @@ pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
         Some(text) => (text, true),
         None => (line, false),
     };
-    // Programs that write for a terminal end their lines so.
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
-    let mut colored = false;
-    for chunk in text.utf8_chunks() {
-        valid_into(out, chunk.valid(), &mut colored);
-        for byte in chunk.invalid() {
-            // Terminals take some of these for C1 control characters.
-            escape_into(out, u32::from(*byte));
-        }
-    }
-    if colored {
-        out.extend_from_slice(RESET);
-    }
+    let mut sanitizer = Sanitizer::default();
+    sanitizer.last(out, text);
     if newline {
         out.push(b'\n');
     }
+}
+
+/// Does the same for a line that comes in pieces.
+#[derive(Debug, Default)]
+pub struct Sanitizer {
+    colored: bool,
+    /// What can only be judged with what follows it.
+    held: Vec<u8>,
+}
+
+impl Sanitizer {
+    /// Appends a piece that does not end within a character.
+    pub fn piece(&mut self, out: &mut Vec<u8>, piece: &[u8]) {
+        self.held.extend_from_slice(piece);
+        let held = std::mem::take(&mut self.held);
+        let (now, later) = held.split_at(held.len() - undecided(&held));
+        self.add(out, now);
+        self.held.extend_from_slice(later);
+    }
+
+    /// The line has ended.
+    pub fn end(&mut self, out: &mut Vec<u8>) {
+        let held = std::mem::take(&mut self.held);
+        self.last(out, &held);
+    }
+
+    fn last(&mut self, out: &mut Vec<u8>, text: &[u8]) {
+        // Programs that write for a terminal end their lines so.
+        self.add(out, text.strip_suffix(b"\r").unwrap_or(text));
+        if self.colored {
+            out.extend_from_slice(RESET);
+        }
+    }
+
+    fn add(&mut self, out: &mut Vec<u8>, text: &[u8]) {
+        for chunk in text.utf8_chunks() {
+            valid_into(out, chunk.valid(), &mut self.colored);
+            for byte in chunk.invalid() {
+                // Terminals take some of these for C1 control characters.
+                escape_into(out, u32::from(*byte));
+            }
+        }
+    }
+}
+
+/// How many bytes at the end may be a sequence, or a line's end, of which the rest
+/// is still to come.
+fn undecided(text: &[u8]) -> usize {
+    let from = text.len().saturating_sub(LONGEST_SEQUENCE);
+    let last = text[from..]
+        .iter()
+        .rposition(|byte| matches!(byte, 0x1b | b'\r'));
+    last.map_or(0, |at| {
+        let rest = &text[from + at..];
+        let is_parameter = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b';' | b':');
+        let may_go_on = match rest {
+            [_] => true,
+            [0x1b, b'[', parameters @ ..] => parameters.iter().all(is_parameter),
+            _ => false,
+        };
+        if may_go_on { rest.len() } else { 0 }
+    })
 }
 
 fn valid_into(out: &mut Vec<u8>, text: &str, colored: &mut bool) {
@@ -65,8 +119,11 @@ fn color_sequence(text: &str) -> Option<&str> {
     let length = parameters
         .bytes()
         .take_while(|byte| byte.is_ascii_digit() || matches!(byte, b';' | b':'))
+        .take(LONGEST_SEQUENCE)
         .count();
-    (parameters.as_bytes().get(length) == Some(&b'm')).then(|| &text[..length + 3])
+    let is_color =
+        length + 3 <= LONGEST_SEQUENCE && parameters.as_bytes().get(length) == Some(&b'm');
+    is_color.then(|| &text[..length + 3])
 }
 
 fn escape_into(out: &mut Vec<u8>, code: u32) {
@@ -127,6 +184,29 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn it_does_not_matter_where_a_line_is_cut(
+            parts in prop::collection::vec(
+                prop_oneof![
+                    Just("\x1b[1;31m".to_owned()), Just("\x1b[".to_owned()), Just("\r".to_owned()),
+                    Just("\x1b[m".to_owned()), Just("ab".to_owned()), Just("\u{fc}".to_owned()),
+                    Just(format!("\x1b[{}m", "1;".repeat(LONGEST_SEQUENCE))), Just("7m".to_owned()),
+                ],
+                0..12,
+            ),
+            size in 1usize..20,
+        ) {
+            let line = parts.concat();
+            let mut out = Vec::new();
+            let mut sanitizer = Sanitizer::default();
+            let characters: Vec<char> = line.chars().collect();
+            for piece in characters.chunks(size) {
+                sanitizer.piece(&mut out, piece.iter().collect::<String>().as_bytes());
+            }
+            sanitizer.end(&mut out);
+            prop_assert_eq!(String::from_utf8(out).unwrap(), sanitized(line.as_bytes()));
+        }
+
         #[test]
         fn nothing_that_moves_a_cursor_comes_out(line in prop::collection::vec(any::<u8>(), 0..100)) {
             let text = sanitized(&line);

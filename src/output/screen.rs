@@ -21,9 +21,9 @@ use crate::output::printer::OutputError;
 use crate::output::status::StatusBar;
 use crate::output::{Progress, Sinks};
 
-/// What a buffer may keep for the next time: room for a very long line. (It is
-/// address space; memory is what gets touched.)
-const KEPT: usize = 4 * 1024 * 1024;
+/// What a buffer may keep for the next time. Only very long lines that cannot be
+/// written in parts need more.
+const KEPT: usize = 256 * 1024;
 
 /// To the first column, and nothing from there on.
 const ERASE: &[u8] = b"\r\x1b[J";
@@ -52,6 +52,8 @@ pub struct Screen {
     /// Who reads stdout may write to the terminal.
     stdout_has_reader: bool,
     bar: Option<Bar>,
+    /// Part of a long line has been written to the terminal, and more is to come.
+    is_in_line: bool,
     broken: bool,
     problems: Sender<OutputError>,
 }
@@ -90,6 +92,7 @@ impl Screen {
                 due: None,
                 frame: Vec::new(),
             }),
+            is_in_line: false,
             broken: false,
             problems,
         }
@@ -109,8 +112,13 @@ impl Screen {
         }
         let touches_bar =
             !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
-        if touches_bar && self.bar.as_ref().is_some_and(|bar| bar.is_active) {
-            self.write_above_bar(sinks);
+        if touches_bar {
+            let ends = |bytes: &[u8]| bytes.last().is_none_or(|&last| last == b'\n');
+            let shows_end = !self.stdout_is_terminal || ends(&sinks.stdout);
+            self.is_in_line = !(shows_end && ends(&sinks.stderr));
+            if self.bar.as_ref().is_some_and(|bar| bar.is_active) {
+                self.write_above_bar(sinks);
+            }
         }
         // First, for the other one is more likely to be read slowly.
         if !sinks.stderr.is_empty() {
@@ -139,7 +147,7 @@ impl Screen {
         let Some(bar) = &mut self.bar else { return };
         let now = Instant::now();
         let is_due = bar.drawn.is_none_or(|drawn| now >= drawn + INTERVAL);
-        if self.one_file && sinks.stderr.is_empty() && is_due {
+        if self.one_file && sinks.stderr.is_empty() && is_due && !self.is_in_line {
             let shown = std::mem::take(&mut sinks.stdout);
             bar.draw(&shown, now);
             sinks.stdout = shown;
@@ -147,6 +155,8 @@ impl Screen {
             return;
         }
         let shown = std::mem::take(&mut sinks.stderr);
+        // What comes next belongs to the same line, and must not erase it.
+        bar.is_active = !self.is_in_line;
         bar.take_away(&shown);
         sinks.stderr = shown;
         recycle(&mut sinks.stderr);
@@ -168,13 +178,15 @@ impl Screen {
     /// When to call [`Screen::tick`], if nothing is written before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.bar.as_ref().and_then(|bar| bar.due)
+        let bar = self.bar.as_ref().filter(|_| !self.is_in_line);
+        bar.and_then(|bar| bar.due)
     }
 
     /// Draws the bar if its time has come.
     pub fn tick(&mut self) {
         let now = Instant::now();
         if let Some(bar) = &mut self.bar
+            && !self.is_in_line
             && bar.due.is_some_and(|due| now >= due)
         {
             bar.draw(&[], now);

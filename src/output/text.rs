@@ -4,9 +4,9 @@
 
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Stream};
-use crate::output::lines::Lines;
+use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
-use crate::output::sanitize::sanitize_into;
+use crate::output::sanitize::{Sanitizer, sanitize_into};
 use crate::output::template::paint;
 use crate::output::theme::Theme;
 use crate::output::{Fate, Label, Renderer, Sink, Sinks};
@@ -48,6 +48,28 @@ impl Options {
         } else {
             out.extend_from_slice(line);
         }
+    }
+
+    /// The same for a line that may be long.
+    pub fn line_into(&self, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+        if let Some(short) = line.short() {
+            let out = out.of(stream);
+            self.safe_into(stream, short, out);
+            return out.extend_from_slice(line.end());
+        }
+        let is_safe = !self.sink(stream).is_terminal || self.raw;
+        let mut sanitizer = Sanitizer::default();
+        line.pieces(|piece| {
+            if is_safe {
+                out.of(stream).extend_from_slice(piece);
+            } else {
+                sanitizer.piece(out.of(stream), piece);
+            }
+            out.go_on();
+        });
+        sanitizer.end(out.of(stream));
+        out.of(stream).extend_from_slice(line.end());
+        out.empty();
     }
 }
 
@@ -96,7 +118,7 @@ impl Renderer for Text {
             out.of(stream).extend_from_slice(bytes);
         } else {
             lines.feed(node, stream, bytes, |line| {
-                writer.line(node, stream, line, out);
+                writer.line(node, stream, &line, out);
             });
         }
         Fate::Shown
@@ -105,7 +127,7 @@ impl Renderer for Text {
     fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
         let Self { lines, writer } = self;
         for stream in [Stream::Stdout, Stream::Stderr] {
-            lines.end(node, stream, |line| writer.line(node, stream, line, out));
+            lines.end(node, stream, |line| writer.line(node, stream, &line, out));
         }
     }
 
@@ -116,29 +138,17 @@ impl Renderer for Text {
 
 impl Writer {
     /// A line that is to be written, with its newline if it gets one.
-    fn line(&mut self, node: NodeId, stream: Stream, line: &[u8], out: &mut Sinks) {
+    fn line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
         if self.options.verbose {
-            let text = debug_line(&self.labels[node.0], stream, line);
-            self.logs.render(Level::Debug, &text, &mut out.stderr);
+            self.logs.line(&self.labels[node.0], stream, line, out);
             if self.options.stdout.is_terminal {
                 return;
             }
         }
-        let out = out.of(stream);
-        out.extend_from_slice(&self.prefixes[stream as usize][node.0]);
-        self.options.safe_into(stream, line, out);
+        let prefix = &self.prefixes[stream as usize][node.0];
+        out.of(stream).extend_from_slice(prefix);
+        self.options.line_into(stream, line, out);
     }
-}
-
-/// What `-v` says of a line.
-#[must_use]
-pub fn debug_line(label: &Label, stream: Stream, line: &[u8]) -> Tree {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    Tree::new(format!(
-        "{{cmd}} <{stream}> {} {}",
-        label.node,
-        String::from_utf8_lossy(line)
-    ))
 }
 
 fn prefix(name: &str, index: usize, stream: Stream, options: &Options) -> Vec<u8> {
