@@ -587,6 +587,20 @@ fn a_full_disk_is_an_error_that_is_named() {
 }
 
 #[test]
+fn stderr_that_cannot_be_written_is_an_error_too() {
+    let hosts = &*HOSTS;
+    for option in ["-C", "-lC", "-qC"] {
+        let mut command = orgalorg(hosts, on(hosts, 2, &[option, "echo a >&2"])).into_command();
+        let full = File::options().write(true).open("/dev/full");
+        command
+            .stdout(Stdio::null())
+            .stderr(full.expect("/dev/full exists"));
+        let mut child = command.spawn().expect("the program can be started");
+        assert_eq!(end_of(&mut child).code(), Some(2), "{option}");
+    }
+}
+
+#[test]
 fn without_a_stderr_the_rest_goes_on() {
     let hosts = &*HOSTS;
     let mut shell = hosts.client("sh");

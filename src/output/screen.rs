@@ -55,6 +55,7 @@ pub struct Screen {
     /// Part of a long line has been written to the terminal, and more is to come.
     is_in_line: bool,
     broken: bool,
+    is_stderr_broken: bool,
     problems: Sender<OutputError>,
 }
 
@@ -94,6 +95,7 @@ impl Screen {
             }),
             is_in_line: false,
             broken: false,
+            is_stderr_broken: false,
             problems,
         }
     }
@@ -122,8 +124,13 @@ impl Screen {
         }
         // First, for the other one is more likely to be read slowly.
         if !sinks.stderr.is_empty() {
-            // There is no place left to say that this failed.
-            let _ = write_all(rustix::stdio::stderr(), &sinks.stderr);
+            if let Err(error) = write_all(rustix::stdio::stderr(), &sinks.stderr)
+                && !is_gone(error)
+                && !std::mem::replace(&mut self.is_stderr_broken, true)
+            {
+                // There is no place left to say it, but an exit status for it.
+                let _ = self.problems.send(OutputError::Failed(error.into()));
+            }
             recycle(&mut sinks.stderr);
         }
         if !sinks.stdout.is_empty() {
@@ -349,6 +356,16 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Whether this says that nobody is there to read stderr: it is closed, its reader has
+/// ended, or its terminal has been taken away. That is no reason to end a run.
+fn is_gone(error: Errno) -> bool {
+    let is_device = || {
+        let stat = rustix::fs::fstat(rustix::stdio::stderr());
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice)
+    };
+    matches!(error, Errno::PIPE | Errno::BADF) || (error == Errno::IO && is_device())
 }
 
 /// Whether stdout is what another program reads from.
