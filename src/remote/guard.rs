@@ -207,6 +207,7 @@ pub fn run_directory_name(path: &str) -> Option<&str> {
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
@@ -457,7 +458,6 @@ mod tests {
 
     #[test]
     fn a_run_directory_is_for_us_alone_and_goes_unless_it_is_kept() {
-        use std::os::unix::fs::PermissionsExt;
         for shell in SHELLS {
             let id = |what| format!("test-{}-{}-{what}", std::process::id(), shell[0]);
             let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
@@ -553,7 +553,7 @@ mod tests {
             let (answers, stdout) = std::io::pipe().expect("a pipe");
             // As sshd does: everything leads a session, and knows the connection.
             let program = r#"
-                export SSH_CONNECTION="test $$"
+                export SSH_CONNECTION="test $$" PATH="$2/bin:$PATH"
                 exec 4<&0
                 setsid sh -c 'script=$1 path=$2 && shift 2 &&
                     exec "$@" -c "$script" orgalorg-guard $$ $PPID \
@@ -845,6 +845,30 @@ mod tests {
             assert_eq!(end, None, "{shell:?}");
             bystander.kill().expect("a child");
             bystander.wait().expect("a child");
+        });
+    }
+
+    /// GNU sed stops where a process ends while its file is read.
+    #[test]
+    fn a_list_of_processes_that_breaks_off_is_made_again() {
+        under_each(|number, shell, path| {
+            let sed = path.join("bin/sed");
+            std::fs::create_dir(path.join("bin")).unwrap();
+            // Every other time.
+            let breaking = "#!/bin/sh\n\
+                            if mkdir \"$0.broken\" 2>/dev/null; then exit 4; fi\n\
+                            rmdir \"$0.broken\"; exec /bin/sed \"$@\"\n";
+            std::fs::write(&sed, breaking).unwrap();
+            std::fs::set_permissions(&sed, PermissionsExt::from_mode(0o755)).unwrap();
+            let mut connection = Connection::start(shell, path);
+            connection.order(Order::Starting);
+            let (command, time) = stubborn(400 + number);
+            connection.run(&command);
+            wait_until("the command", || is_running(&time));
+            connection.order(Order::Started);
+            connection.tell(Order::Stop);
+            assert_eq!(connection.answer(), Answer::Ended(String::new()));
+            assert!(!is_running(&time), "{shell:?}");
         });
     }
 
