@@ -587,6 +587,19 @@ fn a_lock_holder_that_is_frozen_alone_ends_the_run_everywhere() {
 }
 
 #[test]
+fn a_login_shell_may_say_anything_before_the_guard_does() {
+    let hosts = Hosts::start(1);
+    for said in ["LOCKED", "hello\\n", "hello", "READY"] {
+        hosts[0].run_ok(&format!("echo \"printf '{said}'\" >~root/.bashrc"));
+        for options in [&["-o", "web1"][..], &["-y", "-o", "web1"]] {
+            orgalorg(&hosts, [options, &["-q", "-C", "echo; echo done"]].concat())
+                .run()
+                .ok();
+        }
+    }
+}
+
+#[test]
 fn a_killed_lock_holder_ends_the_run_everywhere() {
     let hosts = Hosts::start(3);
     let run = stubborn(&hosts, &[]);

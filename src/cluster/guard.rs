@@ -9,6 +9,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::cluster::ports::SudoDoor;
 use crate::error::Tree;
 use crate::event::{Identity, LockRefusal, Stream};
+use crate::remote::BEGIN;
 use crate::remote::guard::{Answer, Order, SCRIPT};
 use crate::ssh::process::{Exit, Ports, Process, Step, Supply};
 use crate::ssh::session::{Session, SessionError};
@@ -74,6 +75,7 @@ impl Guard {
             process,
             ports: GuardPorts {
                 sudo,
+                has_begun: false,
                 lines: Vec::new(),
                 answers: VecDeque::new(),
                 last_words: Vec::new(),
@@ -380,6 +382,8 @@ impl Heartbeat {
 /// What the guard's process is connected to.
 struct GuardPorts {
     sudo: Option<SudoDoor>,
+    /// Everything before that is the login shell's.
+    has_begun: bool,
     /// An unfinished line.
     lines: Vec<u8>,
     answers: VecDeque<Answer>,
@@ -411,7 +415,15 @@ impl Ports for GuardPorts {
         }
         self.lines.extend_from_slice(&bytes);
         while let Some(at) = memchr::memchr(b'\n', &self.lines) {
-            self.answers.push_back(Answer::parse(&self.lines[..at]));
+            let line = &self.lines[..at];
+            if self.has_begun {
+                self.answers.push_back(Answer::parse(line));
+            } else if line.ends_with(BEGIN.as_bytes()) {
+                self.has_begun = true;
+            } else {
+                let noise = String::from_utf8_lossy(line).into_owned();
+                self.answers.push_back(Answer::Noise(noise));
+            }
             self.lines.drain(..=at);
         }
         if self.lines.len() > MOST_NOISE {

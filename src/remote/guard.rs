@@ -206,6 +206,7 @@ pub fn run_directory_name(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::remote::BEGIN;
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
@@ -217,9 +218,14 @@ mod tests {
     const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
 
     fn read_answer(answers: &mut impl BufRead) -> Answer {
-        let mut line = Vec::new();
-        answers.read_until(b'\n', &mut line).expect("readable");
-        Answer::parse(line.strip_suffix(b"\n").unwrap_or(&line))
+        loop {
+            let mut line = Vec::new();
+            answers.read_until(b'\n', &mut line).expect("readable");
+            let line = line.strip_suffix(b"\n").unwrap_or(&line);
+            if line != BEGIN.as_bytes() {
+                return Answer::parse(line);
+            }
+        }
     }
 
     /// A guard of this machine, under the test process instead of an sshd.

@@ -449,6 +449,8 @@ take_lock() {
 trap '' HUP PIPE INT QUIT
 trap leave ALRM TERM
 trap fall EXIT
+# What the login shell has said before is no answer.
+say '[orgalorg-begins]'
 if [ "$mode" = sweep ]; then
     # There is no order to show it.
     case $(cat "/proc/$sshd/comm" 2>/dev/null) in '' | *ssh* | *bear*) ;; *) sshd=none ;; esac

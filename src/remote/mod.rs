@@ -16,7 +16,8 @@ pub mod upload;
 use command_line::quote;
 use sudo::Nonces;
 
-/// What a script of ours says first, on both outputs. Whatever came before it is of the
+/// What a script of ours says first, on both outputs (the guard on its stdout, as a
+/// line). Whatever came before it is of the
 /// host's login shell, or of sudo, and nobody has asked for that.
 pub const BEGIN: &str = "[orgalorg-begins]";
 
