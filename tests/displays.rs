@@ -167,6 +167,10 @@ fn identical_output_is_printed_once_under_the_hosts_that_gave_it() {
     );
     assert_eq!(finished.stderr(), "web2 (1 host)\n@@ -0,0 +1 @@\n+bad\n");
     on_shared(&["--fold", "-C", "true"]).run().ok();
+    // A host that is skipped has not been silent.
+    let words = ["-w", "-o", "nosuchhost", "--fold", "-C", "echo same"];
+    let finished = on_shared(&words).run().code(0);
+    assert_eq!(finished.stdout(), "web[1-3] (3 hosts)\nsame\n");
 }
 
 #[test]

@@ -46,6 +46,8 @@ pub struct Folded {
     logs: Logs,
     store: Store,
     said: Vec<[Said; 2]>,
+    /// Who has run something: who has not is not silent, but was not asked.
+    has_run: Vec<bool>,
     /// Puts kept pieces together to lines, and those of `-v`.
     lines: Lines,
     /// What is left to be shown.
@@ -98,6 +100,7 @@ impl Folded {
             one_file,
             store: Store::new(labels.len()),
             said: vec![[nothing.clone(), nothing]; labels.len()],
+            has_run: vec![false; labels.len()],
             lines: Lines::new(labels.len(), b"\n"),
             labels,
             logs,
@@ -112,7 +115,8 @@ impl Folded {
     fn groups(&self) -> Vec<Vec<NodeId>> {
         let mut groups: Vec<Vec<NodeId>> = Vec::new();
         let mut index: HashMap<Digest, usize> = HashMap::new();
-        for (node, said) in self.said.iter().enumerate() {
+        let said = self.said.iter().enumerate();
+        for (node, said) in said.filter(|(node, _)| self.has_run[*node]) {
             let digest = said.clone().map(Said::digest);
             let at = *index.entry(digest).or_insert(groups.len());
             match groups.get_mut(at) {
@@ -179,6 +183,21 @@ impl Folded {
                 self.plan.push_back(heading);
             }
             self.plan.push_back(part);
+        }
+    }
+
+    /// The last line of `-v` may have no end.
+    fn end_lines(&mut self, node: NodeId, out: &mut Sinks) {
+        let Self {
+            lines,
+            labels,
+            logs,
+            ..
+        } = self;
+        for stream in STREAMS {
+            lines.end(node, stream, |line| {
+                logs.line(&labels[node.0], stream, &line, out);
+            });
         }
     }
 
@@ -348,6 +367,7 @@ impl Renderer for Folded {
         if bytes.is_empty() {
             return Fate::Kept;
         }
+        self.has_run[node.0] = true;
         self.said[node.0][stream as usize].add(bytes);
         self.store.add(node, stream, bytes);
         if self.options.verbose {
@@ -367,17 +387,8 @@ impl Renderer for Folded {
     }
 
     fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
-        let Self {
-            lines,
-            labels,
-            logs,
-            ..
-        } = self;
-        for stream in STREAMS {
-            lines.end(node, stream, |line| {
-                logs.line(&labels[node.0], stream, &line, out);
-            });
-        }
+        self.has_run[node.0] = true;
+        self.end_lines(node, out);
     }
 
     fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
@@ -387,7 +398,7 @@ impl Renderer for Folded {
     fn end_of_run(&mut self, out: &mut Sinks) {
         // A command may have been cut off in the middle of a line.
         for node in 0..self.labels.len() {
-            self.end_of_output(NodeId(node), out);
+            self.end_lines(NodeId(node), out);
         }
         self.plan();
     }
@@ -495,6 +506,18 @@ mod tests {
         );
         let (stdout, _) = shown(folded(2, false, false), &[("", ""), ("", "")]);
         assert_eq!(stdout, "");
+    }
+
+    #[test]
+    fn a_host_that_has_run_nothing_is_not_silent() {
+        let mut folded = folded(3, false, false);
+        let mut out = Sinks::default();
+        folded.output(NodeId(0), Stream::Stdout, b"a\n", &mut out);
+        folded.end_of_output(NodeId(1), &mut out);
+        folded.end_of_run(&mut out);
+        while folded.more(&mut out) {}
+        let stdout = String::from_utf8(out.stdout).unwrap();
+        assert_eq!(stdout, "web01 (1 host)\na\n\nweb02 (1 host, no output)\n");
     }
 
     #[test]
