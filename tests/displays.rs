@@ -397,16 +397,37 @@ fn each_hosts_streams_are_in_files_while_it_still_runs() {
 fn a_file_that_cannot_be_written_ends_the_run() {
     let directory = HOSTS.dir().join("full");
     fs::create_dir_all(&directory).expect("the harness's directory can be written");
-    let file = directory.join("web2.stdout");
-    if !file.exists() {
-        std::os::unix::fs::symlink("/dev/full", &file).expect("a link can be made");
-    }
     let path = directory.to_str().expect("UTF-8");
-    on_shared(&["--output-dir", path, "-C", "yes"])
-        .run()
+    let script = "trap '' XFSZ; ulimit -f 100; exec \"$0\" \"$@\"";
+    let finished = in_shell(script, &["--output-dir", path, "-C", "yes"]).run();
+    finished
         .code(2)
-        .says(&format!("[FATAL] can't write '{path}/web2.stdout'\n"))
-        .says("No space left on device");
+        .says(&format!("[FATAL] can't write '{path}/web"))
+        .says("File too large");
+}
+
+#[test]
+fn what_only_has_the_name_of_a_file_is_refused_before_anything_runs() {
+    let directory = HOSTS.dir().join("fifo");
+    fs::create_dir_all(&directory).expect("the harness's directory can be written");
+    let path = directory.to_str().expect("UTF-8");
+    let file = directory.join("web2.stdout");
+    let fifo = || {
+        let made = std::process::Command::new("mkfifo").arg(&file).status();
+        assert!(made.expect("coreutils have mkfifo").success());
+    };
+    let link = || std::os::unix::fs::symlink("/dev/full", &file).expect("a link can be made");
+    for make in [&fifo as &dyn Fn(), &link] {
+        make();
+        let words = ["--output-dir", path, "-C", "touch /tmp/has-run"];
+        on_shared(&words)
+            .run()
+            .code(2)
+            .says(&format!("[FATAL] can't write '{path}/web2.stdout'\n"))
+            .says("it is there already and no regular file (links are not followed)");
+        assert!(!HOSTS[0].run("test -e /tmp/has-run").status.success());
+        fs::remove_file(&file).expect("it is there");
+    }
 }
 
 // ---- the status bar

@@ -2,14 +2,18 @@
 //!
 //! A file is begun anew when its host first says something in this run, and both
 //! are there, empty if need be, when it has said all. Other files in the directory
-//! are left alone.
+//! are left alone. What has the name of such a file and is none (a FIFO, a link, a
+//! device) is refused.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use openssl::sha::sha256;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use crate::event::{NodeId, Stream};
 use crate::output::Label;
@@ -43,6 +47,21 @@ impl Files {
             paths: paths.collect(),
             open: VecDeque::new(),
         }
+    }
+
+    /// Whether all of it can be written as far as one can see before.
+    ///
+    /// # Errors
+    /// Something that is no file has the name of one.
+    pub fn check(&self) -> Result<(), OutputError> {
+        for path in self.paths.iter().flatten() {
+            // What cannot be looked at will be refused when it is opened.
+            let kind = path.symlink_metadata().map(|found| found.is_file());
+            if matches!(kind, Ok(false)) {
+                return Err(OutputError::File(path.clone(), no_file()));
+            }
+        }
+        Ok(())
     }
 
     /// Appends what a host said.
@@ -88,13 +107,40 @@ impl Files {
 }
 
 fn open(path: &Path, is_new: bool) -> io::Result<File> {
+    // Whoever reads a FIFO may never come.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let mut options = OpenOptions::new();
+    options.custom_flags(flags);
     if is_new {
-        options.write(true).create(true).truncate(true);
+        options.write(true).create(true);
     } else {
         options.append(true);
     }
-    options.open(path)
+    let is_link = || {
+        path.symlink_metadata()
+            .is_ok_and(|found| found.is_symlink())
+    };
+    let file = match options.open(path) {
+        Ok(file) => file,
+        Err(_) if is_link() => return Err(no_file()),
+        // A FIFO that nobody reads.
+        Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
+            return Err(no_file());
+        }
+        Err(error) => return Err(error),
+    };
+    if !file.metadata()?.is_file() {
+        return Err(no_file());
+    }
+    if is_new {
+        file.set_len(0)?;
+    }
+    Ok(file)
+}
+
+fn no_file() -> io::Error {
+    io::Error::other("it is there already and no regular file (links are not followed)")
 }
 
 /// A host's prefix as the name of a file, whatever is in it.
@@ -123,6 +169,7 @@ fn file_name(prefix: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::{CWD, FileType, Mode};
     use std::fs;
 
     fn label(prefix: &str) -> Label {
@@ -189,6 +236,34 @@ mod tests {
             let path = directory.path().join(format!("web{host}.stderr"));
             assert_eq!(fs::read(path).unwrap(), b"012");
         }
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_before_and_while_it_is_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a.stdout");
+        let target = directory.path().join("target");
+        fs::write(&target, "precious").unwrap();
+        let fifo = || {
+            let made = rustix::fs::mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0);
+            made.unwrap();
+        };
+        let link = || std::os::unix::fs::symlink(&target, &path).unwrap();
+        let nowhere = || std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        for make in [&fifo as &dyn Fn(), &link, &nowhere] {
+            let mut files = Files::new(directory.path(), &[label("b"), label("a")]);
+            files.check().unwrap();
+            make();
+            for error in [
+                files.check().unwrap_err(),
+                files.write(NodeId(1), Stream::Stdout, b"x").unwrap_err(),
+            ] {
+                assert!(matches!(&error, OutputError::File(of, why)
+                    if *of == path && why.to_string().contains("no regular file")));
+            }
+            fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(fs::read(&target).unwrap(), b"precious");
     }
 
     #[test]

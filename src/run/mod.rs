@@ -161,6 +161,9 @@ struct Prepared {
 
 fn prepare(config: &Config, outlets: &Outlets) -> Result<Prepared, Stop> {
     let display = &outlets.display;
+    if let Some(files) = displays::Displays::new(config).files() {
+        files.check().map_err(Stop::Output)?;
+    }
     let connection = &config.connection;
     let (known_hosts, problems) =
         KnownHosts::load(&connection.known_hosts, &connection.global_known_hosts);
