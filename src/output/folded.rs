@@ -9,7 +9,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
 
-use console::Style;
 use openssl::sha::Sha256;
 use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices, group_diff_ops};
 
@@ -19,7 +18,7 @@ use crate::hosts;
 use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
 use crate::output::store::{Cursor, Store};
-use crate::output::template::paint;
+use crate::output::template::{brush, paint};
 use crate::output::text::Options;
 use crate::output::{Fate, Label, Renderer, Sinks};
 
@@ -297,13 +296,6 @@ impl Folded {
             new[new_lines].iter().for_each(|text| line('+', text));
         }
     }
-}
-
-/// What stands before and after a text in a style.
-fn brush(style: &Style) -> (String, String) {
-    let painted = paint(style, "x");
-    let (open, close) = painted.split_once('x').unwrap_or_default();
-    (open.to_owned(), close.to_owned())
 }
 
 /// `@@ -1,3 +1,4 @@`, as diff(1) counts.

@@ -6,7 +6,7 @@ use crate::error::Tree;
 use crate::event::{Level, Stream};
 use crate::output::lines::Line;
 use crate::output::sanitize::{Sanitizer, sanitize_into};
-use crate::output::template::{Template, TemplateError};
+use crate::output::template::{Template, TemplateError, brush};
 use crate::output::theme::Theme;
 use crate::output::{Clock, Label, Sink, Sinks, tree};
 
@@ -21,6 +21,8 @@ pub struct Logs {
     sink: Sink,
     theme: Theme,
     before: Template,
+    /// Before and after each line of the text.
+    brush: (String, String),
     after: Template,
     clock: Clock,
 }
@@ -40,11 +42,13 @@ impl Logs {
         let format = format
             .cloned()
             .unwrap_or_else(|| template(DEFAULT).expect("the default is as templates have to be"));
-        let (before, after) = format.split_at("text");
+        let (before, style, after) = format.split_at("text");
+        let style = style.filter(|_| sink.colored);
         Self {
             sink,
             theme,
             before,
+            brush: style.as_ref().map(brush).unwrap_or_default(),
             after,
             clock,
         }
@@ -58,7 +62,7 @@ impl Logs {
         let value = |key: &str| match key {
             "time" => (time.clone(), None),
             "level" => (tag(level), self.theme.level(level)),
-            _ => (first.to_owned(), None),
+            _ => (self.again(first), None),
         };
         let colored = self.sink.colored;
         let before = self.before.render(colored, value);
@@ -82,11 +86,13 @@ impl Logs {
         let value = |key: &str| match key {
             "time" => (time.clone(), None),
             "level" => (tag(level), self.theme.level(level)),
-            _ => (begin.clone(), None),
+            _ => (self.again(&whole(&begin, line)), None),
         };
         let colored = self.sink.colored;
         let before = self.before.render(colored, value);
         out.stderr.extend_from_slice(before.as_bytes());
+        let (open, close) = &self.brush;
+        out.stderr.extend_from_slice(open.as_bytes());
         out.stderr.extend_from_slice(begin.as_bytes());
         let mut sanitizer = Sanitizer::default();
         line.pieces(|piece| {
@@ -99,6 +105,7 @@ impl Logs {
             out.go_on();
         });
         sanitizer.end(&mut out.stderr);
+        out.stderr.extend_from_slice(close.as_bytes());
         let after = self.after.render(colored, value);
         out.stderr.extend_from_slice(after.as_bytes());
         out.stderr.push(b'\n');
@@ -118,14 +125,35 @@ impl Logs {
         format!("{} {} {}", (self.clock)(), tag(level), text.flat())
     }
 
-    /// Errors may quote what a host said.
+    /// The text where a template has it once more.
+    fn again(&self, text: &str) -> String {
+        let mut out = Vec::new();
+        if self.sink.is_terminal {
+            sanitize_into(&mut out, text.as_bytes());
+        } else {
+            out.extend_from_slice(text.as_bytes());
+        }
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    /// A line of the text, in its style. Errors may quote what a host said.
     fn safe_into(&self, out: &mut Vec<u8>, text: &str) {
+        let (open, close) = &self.brush;
+        out.extend_from_slice(open.as_bytes());
         if self.sink.is_terminal {
             sanitize_into(out, text.as_bytes());
         } else {
             out.extend_from_slice(text.as_bytes());
         }
+        out.extend_from_slice(close.as_bytes());
     }
+}
+
+/// A line of a host in a log line, all of it.
+fn whole(begin: &str, line: &Line<'_>) -> String {
+    let mut text = begin.to_owned();
+    line.pieces(|piece| text.push_str(&String::from_utf8_lossy(piece)));
+    text
 }
 
 /// What stands before a line of a host in a log line.
@@ -189,6 +217,38 @@ mod tests {
         let line = rendered(Some("{level:blue} > {text} <"), PIPE, Level::Info, &tree);
         assert_eq!(line, " [INFO] > a <\n          └─ b\n");
         assert!(template("{time}").is_err());
+    }
+
+    #[test]
+    fn the_text_has_the_style_that_the_template_gives_it() {
+        let format = Some("{level:blue} {text:red}.");
+        let tree = Tree::new("a").because("b");
+        let colored = Sink {
+            is_terminal: false,
+            colored: true,
+        };
+        let margin = " ".repeat(8);
+        assert_eq!(
+            rendered(format, colored, Level::Info, &tree),
+            format!(" \x1b[34m[INFO]\x1b[0m \x1b[31ma\x1b[0m.\n{margin}\x1b[31m└─ b\x1b[0m\n")
+        );
+        let plain = rendered(format, PIPE, Level::Info, &tree);
+        assert_eq!(plain, format!(" [INFO] a.\n{margin}└─ b\n"));
+    }
+
+    #[test]
+    fn a_text_that_comes_twice_is_harmless_twice() {
+        let terminal = Sink {
+            is_terminal: true,
+            colored: false,
+        };
+        let line = rendered(
+            Some("{text}|{text}"),
+            terminal,
+            Level::Info,
+            &"a\x1b[2J".into(),
+        );
+        assert_eq!(line, "a^[[2J|a^[[2J\n");
     }
 
     #[test]

@@ -79,19 +79,24 @@ impl Template {
         }
     }
 
-    /// The text up to a certain key, and after it (which may have it again).
+    /// The text up to a certain key, its style, and the text after it (which may have
+    /// it again).
     #[must_use]
-    pub fn split_at(&self, key: &str) -> (Self, Self) {
-        let mut parts = self.parts.iter();
-        let at = parts.position(|part| matches!(part, Part::Key(name, _) if *name == key));
-        let (before, after) = match at {
-            Some(at) => (&self.parts[..at], &self.parts[at + 1..]),
-            None => (&self.parts[..], &[][..]),
+    pub fn split_at(&self, key: &str) -> (Self, Option<Style>, Self) {
+        let style_of = |part: &Part| match part {
+            Part::Key(name, style) if *name == key => Some(style.clone()),
+            _ => None,
+        };
+        let mut styles = self.parts.iter().map(style_of).enumerate();
+        let found = styles.find_map(|(at, style)| Some((at, style?)));
+        let (before, style, after) = match found {
+            Some((at, style)) => (&self.parts[..at], style, &self.parts[at + 1..]),
+            None => (&self.parts[..], None, &[][..]),
         };
         let template = |parts: &[Part]| Self {
             parts: parts.to_vec(),
         };
-        (template(before), template(after))
+        (template(before), style, template(after))
     }
 
     /// Fills it in. `value` gives the text of a key, with the style that it has
@@ -155,6 +160,14 @@ pub fn paint(style: &Style, text: &str) -> String {
     let style = style.clone().force_styling(true);
     let (before, after) = (&text[..start], &text[start + inner.len()..]);
     format!("{before}{}{after}", style.apply_to(inner))
+}
+
+/// What stands before and after a text in a style.
+#[must_use]
+pub fn brush(style: &Style) -> (String, String) {
+    let painted = paint(style, "x");
+    let (open, close) = painted.split_once('x').unwrap_or_default();
+    (open.to_owned(), close.to_owned())
 }
 
 #[cfg(test)]
