@@ -634,6 +634,50 @@ fn a_pipe_that_ends_on_the_terminal_has_it_for_itself() {
     }
 }
 
+#[test]
+fn a_job_in_the_background_draws_no_bar() {
+    let words = ["--color", "never", "-C", "sleep 1.5; echo done"];
+    let job = in_shell("set -m; \"$0\" \"$@\" & wait", &words);
+    let (status, written) = job.on_terminal(|_| ()).finish_with_bar();
+    assert!(status.success());
+    assert!(written.contains("web3 done"), "{written:?}");
+    assert!(
+        !written.contains("WAIT") && !written.contains('\x1b'),
+        "{written:?}"
+    );
+}
+
+#[test]
+fn a_job_that_is_stopped_takes_its_bar_away_and_draws_it_again() {
+    let words = [
+        "--color",
+        "never",
+        "-C",
+        "until [ -e /tmp/go-on ]; do sleep 0.1; done",
+    ];
+    let script = "set -m; \"$0\" \"$@\"; echo stopped; read line; fg; echo over";
+    let mut terminal = in_shell(script, &words).on_terminal(|_| ());
+    terminal.expect("WAIT");
+    terminal.type_in("\x1a");
+    terminal.expect("stopped");
+    let is_bar = |line: &String| line.contains("WAIT") || line.contains('┄');
+    let before = terminal.screen();
+    let lines = shown(&before, 80);
+    assert!(!lines.iter().any(is_bar), "{lines:#?}");
+    terminal.type_in("\n");
+    wait_until("the bar to be drawn again", LIMIT, || {
+        terminal.screen()[before.len()..].contains("WAIT")
+    });
+    for host in HOSTS.iter() {
+        host.run_ok("touch /tmp/go-on");
+    }
+    terminal.expect("over");
+    let (status, written) = terminal.finish_with_bar();
+    assert!(status.success());
+    let lines = shown(&written, 80);
+    assert!(!lines.iter().any(is_bar), "{lines:#?}");
+}
+
 // ---- looks
 
 #[test]

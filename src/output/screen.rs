@@ -114,6 +114,12 @@ impl Screen {
         }
         let touches_bar =
             !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
+        if let Some(bar) = &mut self.bar
+            && bar.is_active
+            && !is_ours()
+        {
+            bar.abandon();
+        }
         if touches_bar {
             let ends = |bytes: &[u8]| bytes.last().is_none_or(|&last| last == b'\n');
             let shows_end = !self.stdout_is_terminal || ends(&sinks.stdout);
@@ -219,6 +225,12 @@ impl Bar {
             .map_or(0, |size| usize::from(size.ws_col));
         let columns = if columns == 0 { COLUMNS } else { columns };
         self.due = Some(now + TICK);
+        if !is_ours() {
+            // Somebody else has the terminal, who writes and types there.
+            self.abandon();
+            let _ = write_all(rustix::stdio::stderr(), above);
+            return;
+        }
         let Some(line) = self.status.line(columns, now) else {
             // There is no room for any.
             return self.take_away(above);
@@ -242,6 +254,14 @@ impl Bar {
         self.is_active = true;
         self.drawn = Some(now);
         self.standing.end(true);
+    }
+
+    /// What stands on its line is none of its business any more.
+    fn abandon(&mut self) {
+        self.is_active = false;
+        if self.standing.begin() {
+            self.standing.end(false);
+        }
     }
 
     /// Takes the bar away, and writes what comes in its place.
@@ -276,6 +296,8 @@ enum State {
     Moving,
     /// It is there, or was a moment ago and will be soon.
     Active,
+    /// The process is being stopped: there is none until it goes on.
+    Paused,
     /// There shall not be one any more.
     Over,
 }
@@ -283,7 +305,11 @@ enum State {
 impl Standing {
     /// Says that the bar is about to change; it must not if this is false.
     fn begin(&self) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_while(state, |state| *state == State::Paused);
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
         if *state == State::Over {
             return false;
         }
@@ -306,16 +332,37 @@ impl Standing {
 
     /// Takes the bar away for good.
     pub fn wipe(&self) {
+        self.take_away(State::Over);
+    }
+
+    /// Takes the bar away until [`Standing::resume`].
+    pub fn pause(&self) {
+        self.take_away(State::Paused);
+    }
+
+    /// There may be a bar again.
+    pub fn resume(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == State::Paused {
+            *state = State::Hidden;
+        }
+        self.changed.notify_all();
+    }
+
+    fn take_away(&self, until: State) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .changed
             .wait_timeout_while(state, MOVING, |state| *state == State::Moving);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let was_there = matches!(*state, State::Active | State::Moving);
-        *state = State::Over;
-        if was_there {
+        if *state != State::Over {
+            *state = until;
+        }
+        if was_there && is_ours() {
             write_at_once(ERASE);
         }
+        self.changed.notify_all();
     }
 }
 
@@ -356,6 +403,13 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         }
     }
     Ok(())
+}
+
+/// Whether the terminal that the bar is on is ours to draw on: not while we are a
+/// background job. A terminal that has no jobs is.
+fn is_ours() -> bool {
+    let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stderr());
+    foreground.map_or(true, |group| group == rustix::process::getpgrp())
 }
 
 /// Whether this says that nobody is there to read stderr: it is closed, its reader has

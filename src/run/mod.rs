@@ -116,8 +116,13 @@ impl Outlets {
         // Unbounded, for one thing that is said once.
         let (problems, output_problems) = unbounded();
         let last_words = LastWords::new(display.log_only(), messages.clone(), Arc::clone(&bar));
-        let status = display.status_bar().map(|status| (status, bar));
+        let status = display
+            .status_bar()
+            .map(|status| (status, Arc::clone(&bar)));
         let shows_progress = status.is_some();
+        if shows_progress {
+            signals::clear_when_stopped(bar)?;
+        }
         let screen = Screen::new(io::stdout().is_terminal(), status, problems.clone());
         printer::start(
             display.renderer(),

@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP as events for the main thread.
+//! SIGINT, SIGTERM and SIGHUP as events for the main thread. SIGTSTP (Ctrl-Z) stops
+//! us as ever, but the status bar is taken away before.
 
 use std::io;
 use std::sync::Arc;
@@ -6,7 +7,8 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use rustix::process::{Pid, getpgid, getpgrp, getpid, getsid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
@@ -53,6 +55,58 @@ pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
             }
         })?;
     Ok(receiver)
+}
+
+/// Has the bar taken away when the process is stopped from the terminal.
+///
+/// # Errors
+/// No handler or no thread can be set up.
+pub(super) fn clear_when_stopped(bar: Arc<Standing>) -> io::Result<()> {
+    if is_set(ignored_signals(), SIGTSTP) {
+        return Ok(());
+    }
+    let mut signals = Signals::new([SIGTSTP])?;
+    thread::Builder::new()
+        .name("stop".into())
+        .spawn(move || {
+            for _ in signals.forever() {
+                // The kernel, too, ignores it where nobody could let us go on.
+                if is_orphaned() {
+                    continue;
+                }
+                bar.pause();
+                // It comes back when we go on. The default can always be had.
+                let _ = emulate_default_handler(SIGTSTP);
+                bar.resume();
+            }
+        })
+        .map(drop)
+}
+
+/// Whether there is no shell that controls our job: no forefather in another process
+/// group of our session.
+fn is_orphaned() -> bool {
+    let session = getsid(None).ok();
+    let mut process = getpid();
+    loop {
+        let Some(parent) = parent_of(process) else {
+            return true;
+        };
+        if getsid(Some(parent)).ok() != session {
+            return true;
+        }
+        if getpgid(Some(parent)).ok() != Some(getpgrp()) {
+            return false;
+        }
+        process = parent;
+    }
+}
+
+fn parent_of(process: Pid) -> Option<Pid> {
+    let path = format!("/proc/{}/status", process.as_raw_nonzero());
+    let status = std::fs::read_to_string(path).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    Pid::from_raw(line?.trim().parse().ok()?)
 }
 
 /// Ends the process as if the signal had not been caught.
