@@ -242,6 +242,17 @@ fn mistakes_connect_to_nothing() {
             &["--bar-format '{done'", "a brace has no partner"],
         ),
         (
+            &["--bar-format", "neon", "-C", "true"],
+            &[
+                "'neon' is neither a theme (default, dark, light)",
+                "it has none of {phase}",
+            ],
+        ),
+        (
+            &["--bar-format", "{done}\n{total}", "-C", "true"],
+            &["--bar-format", "it has a control character in it"],
+        ),
+        (
             &["--bar-format", "{text}", "-C", "true"],
             &["there is no {text}; there are {phase}, {done}"],
         ),

@@ -52,9 +52,9 @@ pub struct StatusBar {
 /// Reads a template of the user's.
 ///
 /// # Errors
-/// It cannot be understood.
+/// It cannot be understood, says nothing, or is more than a line.
 pub fn template(text: &str) -> Result<Template, TemplateError> {
-    Template::parse(text, &KEYS)
+    Template::parse(text, &KEYS)?.changing_line()
 }
 
 impl StatusBar {

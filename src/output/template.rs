@@ -21,6 +21,12 @@ pub enum TemplateError {
     /// A key that there has to be.
     #[error("it needs {{{0}}}")]
     MissingKey(&'static str),
+    /// Nothing in it says anything.
+    #[error("it has none of {{phase}}, {{done}} and the like in it")]
+    NoKey,
+    /// It would be more than a line, or move the cursor.
+    #[error("it has a control character in it")]
+    Control,
     /// A style that there is not.
     #[error("'{0}' is no style; write colours and attributes such as red.bold or on_blue")]
     UnknownStyle(String),
@@ -76,6 +82,24 @@ impl Template {
             Ok(self)
         } else {
             Err(TemplateError::MissingKey(key))
+        }
+    }
+
+    /// The same, if it is of any use as one line that changes: if it has a key, and no
+    /// control characters.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn changing_line(self) -> Result<Self, TemplateError> {
+        let is_control =
+            |part: &Part| matches!(part, Part::Text(text) if text.contains(char::is_control));
+        if self.parts.iter().any(is_control) {
+            return Err(TemplateError::Control);
+        }
+        if self.parts.iter().any(|part| matches!(part, Part::Key(..))) {
+            Ok(self)
+        } else {
+            Err(TemplateError::NoKey)
         }
     }
 
