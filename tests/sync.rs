@@ -686,6 +686,11 @@ fn what_a_tool_has_left_is_said_once_also_quietly() {
             said.stderr()
         );
     }
+    // It may be of no use to put in place what a tool has refused.
+    let run = all(&["-e", "-n", "test ! -e left", "-S", "left"]);
+    let failed = orgalorg(&HOSTS, run).run().code(1);
+    let said = failed.says("the sync tool has left files").stderr();
+    assert!(!said.contains("--apply"), "{said}");
 }
 
 // ---- without a tool

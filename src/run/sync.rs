@@ -158,23 +158,61 @@ impl Run {
     /// Says where files are left that were uploaded for the sync tool, if they are.
     /// (Who expected them in their place shall not have to look for them.)
     pub(super) fn tell_leftovers(&self) {
-        let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for (node, path) in &self.leftovers {
-            let name = self.targets[node.0].prefix.as_str();
-            places.entry(path).or_default().push(name);
-        }
-        if places.is_empty() {
+        let is_ok = |(node, _): &(NodeId, String)| {
+            let outcome = self.states[node.0].outcome();
+            outcome.is_some_and(|outcome| outcome.status == Status::Ok)
+        };
+        let name = |node: NodeId| self.targets[node.0].prefix.as_str();
+        let tool_is_ok = self.leftovers.iter().all(is_ok);
+        let Some(text) = leftovers(&self.leftovers, name, tool_is_ok) else {
             return;
-        }
-        let headline = "the sync tool has left files in run directories; --apply or -r / \
-                        puts files in place";
-        let places = places.into_iter().map(|(path, names)| {
-            let count = summary::nodes(names.len());
-            format!("{path} ({count}): {}", fold(names))
-        });
-        let text = places.fold(Tree::new(headline), Tree::because);
+        };
         // Under -q too: without it the upload would have gone nowhere, silently.
         let level = Level::Warn;
         self.outlets.display.send(Message::Log { level, text });
+    }
+}
+
+/// What there is to say about files that are left, which were told of in any order.
+fn leftovers<'a>(
+    left: &[(NodeId, String)],
+    name: impl Fn(NodeId) -> &'a str,
+    tool_is_ok: bool,
+) -> Option<Tree> {
+    let mut left: Vec<_> = left.iter().collect();
+    left.sort_by_key(|(node, _)| node.0);
+    let mut places: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for (node, path) in left {
+        places.entry(path).or_default().push(name(*node));
+    }
+    if places.is_empty() {
+        return None;
+    }
+    let mut headline = "the sync tool has left files in run directories".to_owned();
+    if tool_is_ok {
+        headline.push_str("; --apply or -r / puts files in place");
+    }
+    let places = places.into_iter().map(|(path, names)| {
+        let count = summary::nodes(names.len());
+        format!("{path} ({count}): {}", fold(names))
+    });
+    Some(places.fold(Tree::new(headline), Tree::because))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leftovers_are_told_in_target_order_with_advice_where_it_helps() {
+        let name = |node: NodeId| ["db", "web", "app"][node.0];
+        let left = [2, 0, 1].map(|node| (NodeId(node), "/run/x".to_owned()));
+        let told = |is_ok| leftovers(&left, name, is_ok).unwrap().flat();
+        let places = "/run/x (3 nodes): db,web,app";
+        let headline = "the sync tool has left files in run directories";
+        assert_eq!(told(false), format!("{headline}: {places}"));
+        let advice = "--apply or -r / puts files in place";
+        assert_eq!(told(true), format!("{headline}; {advice}: {places}"));
+        assert_eq!(leftovers(&[], name, true), None);
     }
 }
