@@ -262,7 +262,7 @@ mod tests {
         let margin = " ".repeat(28);
         assert_eq!(
             line,
-            format!("2026-01-31 12:00:00  \x1b[33m[WARN]\x1b[0m a^[[2Jb\n{margin}└─ c^Md\n")
+            format!("2026-01-31 12:00:00  \x1b[35m[WARN]\x1b[0m a^[[2Jb\n{margin}└─ c^Md\n")
         );
     }
 }

@@ -8,7 +8,8 @@ use crate::event::Level;
 /// What the colours have to be read on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Theme {
-    /// Any ground: only the colours that can be read on dark and on light.
+    /// Any ground: only those of the eight colours that can be read on dark and on
+    /// light (which yellow cannot).
     #[default]
     Default,
     /// A dark one.
@@ -47,7 +48,7 @@ impl Theme {
             }),
             Level::Info => None,
             Level::Warn => Some(match self {
-                Self::Default => style.yellow(),
+                Self::Default => style.magenta(),
                 Self::Dark => style.yellow().bright(),
                 Self::Light => style.color256(130),
             }),
@@ -62,18 +63,17 @@ impl Theme {
         let style = Style::new();
         match self {
             Self::Default => {
-                let style = match index % 5 {
+                let style = match index % 4 {
                     0 => style.cyan(),
                     1 => style.green(),
                     2 => style.magenta(),
-                    3 => style.yellow(),
                     _ => style.blue(),
                 };
-                // The same five once more, which can still be told apart.
-                if index / 5 % 2 == 1 {
-                    style.bold()
-                } else {
-                    style
+                // The same four twice more, which can still be told apart.
+                match index / 4 % 3 {
+                    0 => style,
+                    1 => style.bold(),
+                    _ => style.underlined(),
                 }
             }
             Self::Dark => style.color256(ON_DARK[index % ON_DARK.len()]),
@@ -121,6 +121,18 @@ impl Theme {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_is_yellow_where_the_ground_may_be_light() {
+        let theme = Theme::Default;
+        let yellows = [Style::new().yellow(), Style::new().yellow().bold()];
+        let hosts = (0..20).map(|index| theme.host(index));
+        assert!(
+            hosts
+                .chain(theme.level(Level::Warn))
+                .all(|style| !yellows.contains(&style))
+        );
+    }
 
     #[test]
     fn ten_hosts_in_a_row_look_different() {
