@@ -259,14 +259,27 @@ pub struct Session {
     last_probe: Instant,
     /// When the oldest keep-alive without any sign of life after it was sent.
     unanswered_since: Option<Instant>,
-    /// Since when libssh2 has something to send that the socket does not take.
-    blocked_since: Option<Instant>,
+    /// libssh2 has something to send that the socket does not take.
+    blocked: Option<Blocked>,
     /// Why the connection is lost, and the other end of what stands in for its
     /// socket.
     lost: Option<(Tree, UnixStream)>,
     /// What the socket had has been taken in this turn.
     drained: Cell<bool>,
 }
+
+/// A socket that takes nothing. On a slow connection it takes data in steps of a
+/// second and more, but what it has goes out all the time.
+#[derive(Debug)]
+struct Blocked {
+    /// Since when nothing has gone out.
+    since: Instant,
+    /// How much was on the way then.
+    on_the_way: i32,
+}
+
+/// So often it is looked at within the time that it may last.
+const LOOKS: u32 = 4;
 
 impl Session {
     /// A session on a connected, non-blocking socket; known host-key types are
@@ -307,7 +320,7 @@ impl Session {
             last_heard: now,
             last_probe: now,
             unanswered_since: None,
-            blocked_since: None,
+            blocked: None,
             lost: None,
             drained: Cell::new(false),
         })
@@ -479,9 +492,10 @@ impl Session {
             flags |= PollFlags::OUT;
         }
         let now = Instant::now();
-        let deadline = match self.blocked_since.unwrap_or(now) {
-            since if writing => deadline.min(since + self.liveness.send_timeout),
-            _ => deadline,
+        let deadline = if writing {
+            deadline.min(now + self.liveness.send_timeout / LOOKS)
+        } else {
+            deadline
         };
         let mut fds = [
             PollFd::new(&*self.socket, flags),
@@ -496,9 +510,13 @@ impl Session {
             self.heard(Instant::now());
         }
         if writing && !revents.contains(PollFlags::OUT) {
-            self.blocked_since.get_or_insert(now);
+            let on_the_way = self.on_the_way();
+            self.blocked.get_or_insert(Blocked {
+                since: now,
+                on_the_way,
+            });
         } else {
-            self.blocked_since = None;
+            self.blocked = None;
         }
     }
 
@@ -559,9 +577,15 @@ impl Session {
     /// # Errors
     /// The host has been silent, or has taken no data, for too long.
     pub fn tend(&mut self, now: Instant) -> Result<Instant, SessionError> {
-        if let Some(since) = self.blocked_since
-            && now >= since + self.liveness.send_timeout
+        let on_the_way = self.blocked.as_ref().map(|_| self.on_the_way());
+        if let (Some(blocked), Some(on_the_way)) = (&mut self.blocked, on_the_way)
+            && on_the_way < blocked.on_the_way
         {
+            blocked.on_the_way = on_the_way;
+            blocked.since = now;
+        }
+        let blocked_since = self.blocked.as_ref().map(|blocked| blocked.since);
+        if blocked_since.is_some_and(|since| now >= since + self.liveness.send_timeout) {
             return Err(SessionError::Lost(
                 format!(
                     "the connection has taken no data for {}s",
@@ -584,8 +608,10 @@ impl Session {
             ));
         }
         let next = self.next_probe().min(self.silence_deadline());
-        Ok(match self.blocked_since {
-            Some(since) => next.min(since + self.liveness.send_timeout),
+        Ok(match blocked_since {
+            Some(since) => next
+                .min(since + self.liveness.send_timeout)
+                .min(now + self.liveness.send_timeout / LOOKS),
             None => next,
         })
     }

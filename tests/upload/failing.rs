@@ -2,6 +2,7 @@
 //! the middle of it.
 
 use std::fs;
+use std::thread;
 
 use super::hosts::{Host, Hosts};
 use super::support::orgalorg_that_may_not_read_everything;
@@ -249,26 +250,36 @@ fn wherever_a_host_is_lost_the_others_go_on_without_it() {
         (Host::cut, Host::heal),
         (Host::kill, |_| ()),
     ];
-    for part in [10, 50, 90] {
+    // Most of it is waiting.
+    thread::scope(|scope| {
         for (lose, find) in ways {
-            let hosts = Hosts::start(2);
-            let bytes = write_file(&hosts, "file", SIZE);
-            let (good, bad) = (&hosts[0], &hosts[1]);
-            install_slow_tar(bad, SIZE as u64 / 100 * part);
-            let options = "-o web[1-2] -j 1000 -w -e -m -r /srv/x";
-            let tool = ["-n", "echo ran", "-S", "file"];
-            let running = run(&hosts, options, tool).spawn();
-            wait_for_slow_tar(bad, &running);
-            lose(bad);
-            let finished = running.finish().code(3);
-            assert_eq!(finished.stdout(), "web1 ran\n");
-            assert!(good.read_file("/srv/x/file") == bytes);
-            wait_until_clean(good);
-            find(bad);
-            if bad.is_running() {
-                wait_until_clean(bad);
-            }
+            scope.spawn(move || {
+                for part in [10, 50, 90] {
+                    lose_a_host(part, lose, find);
+                }
+            });
         }
+    });
+}
+
+/// Loses a host when it has taken this part of an upload, in hundredths.
+fn lose_a_host(part: u64, lose: fn(&Host), find: fn(&Host)) {
+    let hosts = Hosts::start(2);
+    let bytes = write_file(&hosts, "file", SIZE);
+    let (good, bad) = (&hosts[0], &hosts[1]);
+    install_slow_tar(bad, SIZE as u64 / 100 * part);
+    let options = "-o web[1-2] -j 3000 -w -e -m -r /srv/x";
+    let tool = ["-n", "echo ran", "-S", "file"];
+    let running = run(&hosts, options, tool).spawn();
+    wait_for_slow_tar(bad, &running);
+    lose(bad);
+    let finished = running.finish().code(3);
+    assert_eq!(finished.stdout(), "web1 ran\n");
+    assert!(good.read_file("/srv/x/file") == bytes);
+    wait_until_clean(good);
+    find(bad);
+    if bad.is_running() {
+        wait_until_clean(bad);
     }
 }
 

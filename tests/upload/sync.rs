@@ -47,7 +47,9 @@ fn run_directories_are_ours_alone_and_up_to_the_tool() {
     for (options, tool, code) in [("-q", "true", 0), ("", "exit 17", 1)] {
         let options = format!("-o ops@web1,root@web2 -e -m {options}");
         let finished = run(&hosts, &options, ["-n", tool, "-S", "f"]).run();
-        let finished = finished.code(code).says(LEFT).says("--apply or -r /");
+        let finished = finished.code(code).says(LEFT);
+        let has_advice = finished.stderr().contains("--apply or -r /");
+        assert_eq!(has_advice, code == 0, "advice is of use after success");
         let finished = finished.says("/tmp/orgalorg-ops/");
         finished.says("/var/run/orgalorg/").says("(1 node): web2");
         for (host, base) in hosts.iter().zip(["/tmp/orgalorg-ops", "/var/run/orgalorg"]) {
