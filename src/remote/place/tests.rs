@@ -29,7 +29,7 @@ use Userland::{Bash, BusyBox, BusyBoxShell, Dash};
 const USERLANDS: [Userland; 4] = [Dash, Bash, BusyBoxShell, BusyBox];
 
 impl Userland {
-    fn command(self) -> Command {
+    fn command(self, host: &Host) -> Command {
         let shell: &[&str] = match self {
             Dash => &["dash"],
             Bash => &["bash"],
@@ -38,30 +38,10 @@ impl Userland {
         let mut command = Command::new(shell[0]);
         command.args(&shell[1..]);
         if self == BusyBox {
-            command.env("PATH", busybox_programs());
+            command.env("PATH", host.busybox_programs());
         }
         command
     }
-}
-
-/// A directory with all of BusyBox's programs, and nothing else.
-fn busybox_programs() -> PathBuf {
-    static PROGRAMS: LazyLock<TempDir> = LazyLock::new(|| {
-        let directory = tempfile::tempdir().expect("tempdir");
-        let mut install = Command::new("busybox");
-        install.args(["--install", "-s"]).arg(directory.path());
-        assert!(install.status().expect("busybox").success());
-        let (shell, itself) = (
-            directory.path().join("sh"),
-            directory.path().join("busybox"),
-        );
-        if !itself.exists() {
-            symlink(fs::read_link(shell).expect("a link"), itself).expect("ours");
-        }
-        fs::set_permissions(directory.path(), Permissions::from_mode(0o755)).expect("ours");
-        directory
-    });
-    PROGRAMS.path().to_owned()
 }
 
 /// A run directory, and a host's file system.
@@ -90,6 +70,23 @@ impl Host {
         Self { base, run, root }
     }
 
+    /// A directory with all of BusyBox's programs, and nothing else.
+    fn busybox_programs(&self) -> PathBuf {
+        let directory = self.base.path().join("busybox");
+        if directory.exists() {
+            return directory;
+        }
+        fs::create_dir(&directory).expect("ours");
+        let mut install = Command::new("busybox");
+        install.args(["--install", "-s"]).arg(&directory);
+        assert!(install.status().expect("busybox").success());
+        let (shell, itself) = (directory.join("sh"), directory.join("busybox"));
+        if !itself.exists() {
+            symlink(fs::read_link(shell).expect("a link"), itself).expect("ours");
+        }
+        directory
+    }
+
     /// Writes a file of the upload.
     fn upload(&self, name: &str, content: &str) -> PathBuf {
         put(&self.run.join(name), content)
@@ -101,7 +98,7 @@ impl Host {
     }
 
     fn script(&self, userland: Userland) -> Command {
-        let mut command = userland.command();
+        let mut command = userland.command(self);
         command
             .args(["-c", &SCRIPT, "orgalorg-place"])
             .args([&self.run, &self.root])
@@ -114,7 +111,7 @@ impl Host {
         let programs = TempDir::new().expect("tempdir");
         set_mode(&put(&programs.path().join(name), program), 0o755);
         let path = match userland {
-            BusyBox => busybox_programs().into_os_string(),
+            BusyBox => self.busybox_programs().into_os_string(),
             _ => std::env::var_os("PATH").expect("there is a PATH"),
         };
         let mut own_first = programs.path().as_os_str().to_owned();
@@ -569,7 +566,7 @@ fn a_copy_that_fails_changes_nothing() {
         host.upload("b/big", &"x".repeat(100_000));
         host.has("a/small", "old");
         host.has("b/big", "old");
-        let mut command = userland.command();
+        let mut command = userland.command(&host);
         command
             .args(["-c", &format!("ulimit -f 8; {}", *SCRIPT), "orgalorg-place"])
             .args([&host.run, &host.root]);
