@@ -31,7 +31,7 @@ check: dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private-intra-doc-links' $(CARGO) doc --locked --no-deps --document-private-items
-	$(CARGO) test --locked --test licences
+	$(CARGO) test --locked --test repository
 
 bench: bench-dependencies
 	$(CARGO) build --release --locked
