@@ -23,23 +23,14 @@ use rustix::io::Errno;
 use crate::archive::compress::Compression;
 use crate::archive::names::Naming;
 use crate::archive::sources::{Options, Sources};
-use crate::cluster::guard::LEASE_PERIODS;
-use crate::config::{
-    Command, Config, Connection, GuardLines, InputFile, Lines, Lock, Mode, Place, Secrets, Sync,
-    Upload,
-};
+use crate::config::{Command, Config, InputFile, Lock, Mode, Placing, Secrets, Sync, Upload};
 use crate::error::{ExitStatus, Tree};
-use crate::hosts::{self, Address, Target};
+use crate::hosts::{self, Address, Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness, Target};
 use crate::output::printer::OutputError;
-use crate::remote;
 use crate::remote::command_line::{CommandLine, DEFAULT_SHELL, Directory, Shell};
-use crate::remote::guard::{Guard, LockTarget, Make};
-use crate::remote::place;
-use crate::remote::protocol::Prefix;
+use crate::remote::guard::{LockTarget, Make};
 use crate::remote::sudo::Nonces;
-use crate::ssh::host_keys::Policy;
-use crate::ssh::keys;
-use crate::ssh::session::Liveness;
+use crate::ssh::keys::{self, KeyFile};
 
 use args::{Args, DEFAULT_SYNC, HostKeys, Method};
 
@@ -138,19 +129,16 @@ impl Typed {
     fn into_config(self) -> Result<Config, Early> {
         self.check_combinations()?;
         let targets = self.targets()?;
-        let nonces = (self.args.sudo || self.args.ask_sudo_password)
-            .then(|| nonces(self.args.ask_sudo_password))
-            .transpose()?;
         let mode = if self.args.list {
             Mode::List
         } else if self.args.lock {
             Mode::Lock
         } else if self.args.upload {
-            Mode::Upload(self.upload(nonces.clone())?)
+            Mode::Upload(self.upload()?)
         } else if self.args.sync {
-            Mode::Sync(Box::new(self.sync(nonces.clone())?))
+            Mode::Sync(Box::new(self.sync()?))
         } else {
-            Mode::Command(self.command(nonces.clone())?)
+            Mode::Command(self.command()?)
         };
         let args = &self.args;
         Ok(Config {
@@ -159,9 +147,12 @@ impl Typed {
                 is_wanted: !args.no_lock,
                 is_optional: args.no_lock || args.no_lock_fail,
                 wait: args.lock_wait.unwrap_or_default(),
+                target: self.lock_target(),
             },
-            guard: self.guard(nonces),
-            connection: self.connection()?,
+            sudo: args.sudo || args.ask_sudo_password,
+            heartbeat: (args.send_timeout * 4 / 5).clamp(SHORTEST_PERIOD, LONGEST_PERIOD),
+            endpoints: self.endpoints(&targets),
+            keys: self.keys()?,
             secrets: Secrets {
                 password: args.password,
                 sudo_password: args.ask_sudo_password,
@@ -345,46 +336,30 @@ impl Typed {
         }
     }
 
-    fn command(&self, nonces: Option<Nonces>) -> Result<Command, Early> {
+    fn command(&self) -> Result<Command, Early> {
         let program = self.args.words.join(OsStr::new(" ")).into_vec();
-        self.runs(&program, None, self.root_or(Directory::Home), nonces)
+        self.runs(program, None, self.root_or(Directory::Home))
     }
 
-    fn sync(&self, nonces: Option<Nonces>) -> Result<Sync, Early> {
+    fn sync(&self) -> Result<Sync, Early> {
         let args = &self.args;
-        let upload = (!args.no_upload)
-            .then(|| self.upload(nonces.clone()))
-            .transpose()?;
-        let run_directory = upload
+        let upload = (!args.no_upload).then(|| self.upload()).transpose()?;
+        let has_run_directory = upload
             .as_ref()
-            .and_then(|upload| upload.run_directory.clone());
-        let directory = match &run_directory {
-            Some(_) => Directory::Run,
-            None => self.root_or(Directory::Home),
+            .is_some_and(|upload| upload.directory == Directory::Run);
+        let directory = match has_run_directory {
+            true => Directory::Run,
+            false => self.root_or(Directory::Home),
         };
         let words = args.sync_args.iter();
-        let words: Vec<Vec<u8>> = words.map(|word| word.as_bytes().to_vec()).collect();
-        let program = args.sync_cmd.as_bytes();
-        let tool = self.runs(program, Some(&words), directory, nonces.clone())?;
-        let lines = |line: &dyn Fn(Option<&Nonces>) -> String| Lines {
-            as_user: line(nonces.as_ref()),
-            as_root: line(None),
-        };
-        let is_default = args.sync_cmd == DEFAULT_SYNC.as_str();
-        let place = run_directory
-            .as_ref()
-            .filter(|_| !args.relative && (is_default || args.apply))
-            .map(|_| Place {
-                lines: lines(&|sudo| place::place(sudo)),
-                is_wanted: args.apply,
-            });
+        let words = words.map(|word| word.as_bytes().to_vec()).collect();
+        let program = args.sync_cmd.as_bytes().to_vec();
+        let is_default_tool = args.sync_cmd == DEFAULT_SYNC.as_str();
         Ok(Sync {
             upload,
-            tool,
-            protocol: (!args.simple)
-                .then(|| random().map(Prefix::new))
-                .transpose()?,
-            find: is_default.then(|| lines(&place::find_default_tool)),
+            tool: self.runs(program, Some(words), directory)?,
+            is_default_tool,
+            speaks_protocol: !args.simple,
             tool_options: [
                 ("-g", !args.sync_args.is_empty()),
                 ("-i", args.stdin.is_some()),
@@ -392,41 +367,40 @@ impl Typed {
             .into_iter()
             .filter_map(|(option, is_given)| is_given.then_some(option))
             .collect(),
-            place,
+            placing: match () {
+                () if !has_run_directory || args.relative => Placing::Never,
+                () if args.apply => Placing::BeforeTool,
+                () if is_default_tool => Placing::InsteadOfTool,
+                () => Placing::Never,
+            },
         })
     }
 
-    fn root_or<'a>(&'a self, otherwise: Directory<'a>) -> Directory<'a> {
+    fn root_or(&self, otherwise: Directory) -> Directory {
         let root = self.args.root.as_deref().map(OsStrExt::as_bytes);
-        root.map_or(otherwise, Directory::Path)
+        root.map_or(otherwise, |root| Directory::Path(root.to_vec()))
     }
 
     /// A command or sync tool.
     fn runs(
         &self,
-        program: &[u8],
-        arguments: Option<&[Vec<u8>]>,
-        directory: Directory<'_>,
-        nonces: Option<Nonces>,
+        program: Vec<u8>,
+        arguments: Option<Vec<Vec<u8>>>,
+        directory: Directory,
     ) -> Result<Command, Early> {
         let args = &self.args;
-        let shell = Shell::new(&args.shell)?;
-        let line = |sudo| {
-            CommandLine {
-                program,
-                shell: &shell,
-                arguments,
-                directory,
-                sudo,
-            }
-            .build()
+        let line = CommandLine {
+            program,
+            shell: Shell::new(&args.shell)?,
+            arguments,
+            directory,
         };
-        let (line, as_root) = (line(nonces.as_ref())?, line(None)?);
+        // The words of a run are as long as these.
+        let sudo = (args.sudo || args.ask_sudo_password)
+            .then(|| Nonces::new([0; 16], args.ask_sudo_password));
+        line.check(sudo.as_ref())?;
         Ok(Command {
             line,
-            needs_bash: shell.is_default(),
-            as_root,
-            nonces,
             input: args
                 .stdin
                 .as_deref()
@@ -438,7 +412,7 @@ impl Typed {
     }
 
     /// The files, all of which are looked at now.
-    fn upload(&self, nonces: Option<Nonces>) -> Result<Upload, Early> {
+    fn upload(&self) -> Result<Upload, Early> {
         let args = &self.args;
         let paths: Vec<PathBuf> = args.words.iter().map(PathBuf::from).collect();
         let options = Options {
@@ -455,35 +429,17 @@ impl Typed {
             Method::Gzip => Compression::Gzip,
             Method::Zstd => Compression::Zstd,
         });
-        let id: Option<Arc<str>> = args.root.is_none().then(run_directory_id);
-        let directory = match &id {
-            Some(_) => Directory::Run,
-            None => self.root_or(Directory::Home),
-        };
-        let line = |sudo| {
-            remote::upload::Upload {
-                directory,
-                unpacker: compression.map(Compression::program),
-                sudo,
-            }
-            .command()
-        };
         Ok(Upload {
             sources: Sources::check(&paths, options)?,
             compression,
-            lines: Lines {
-                as_user: line(nonces.as_ref()),
-                as_root: line(None),
-            },
-            nonces,
-            run_directory: id,
+            directory: self.root_or(Directory::Run),
         })
     }
 
-    fn guard(&self, nonces: Option<Nonces>) -> GuardLines {
+    fn lock_target(&self) -> LockTarget {
         let args = &self.args;
         let root = args.root.as_deref().map(OsStrExt::as_bytes);
-        let target = match &args.lock_file {
+        match &args.lock_file {
             Some(path) => LockTarget {
                 path: path.as_os_str().as_bytes().to_vec(),
                 make: Make::File,
@@ -496,73 +452,57 @@ impl Typed {
                     Make::Nothing
                 },
             },
-        };
-        let period = (args.send_timeout * 4 / 5).clamp(SHORTEST_PERIOD, LONGEST_PERIOD);
-        let holder = holder();
-        let lines = |lock, is_sweep| {
-            let line = |sudo| {
-                let guard = Guard {
-                    lock,
-                    lease: period * LEASE_PERIODS,
-                    holder: &holder,
-                    sudo,
-                };
-                if is_sweep {
-                    guard.sweep()
-                } else {
-                    guard.command()
-                }
-            };
-            Lines {
-                as_user: line(nonces.as_ref()),
-                as_root: line(None),
-            }
-        };
-        GuardLines {
-            locking: lines(Some(&target), false),
-            plain: lines(None, false),
-            sweep: lines(None, true),
-            nonces: nonces.clone(),
-            period,
         }
     }
 
-    fn connection(&self) -> Result<Connection, Early> {
+    /// The keys of `-k`.
+    fn keys(&self) -> Result<Vec<KeyFile>, Early> {
+        let paths = self.args.keys.iter();
+        paths
+            .map(|path| Ok(keys::read(&self.expand_home(path))?))
+            .collect()
+    }
+
+    /// How each target is reached.
+    fn endpoints(&self, targets: &[Target]) -> Vec<Endpoint> {
         let args = &self.args;
-        let mut named = Vec::new();
-        for path in &args.keys {
-            named.push(keys::read(&self.expand_home(path))?);
-        }
-        let in_home = |names: &[&str]| -> Vec<PathBuf> {
+        let in_ssh_directory = |names: &[&str]| -> Vec<PathBuf> {
             let directory = self.home.as_ref().map(|home| home.join(".ssh"));
             directory
                 .iter()
                 .flat_map(|directory| names.iter().map(|name| directory.join(name)))
                 .collect()
         };
-        Ok(Connection {
-            keys: named,
-            default_keys: in_home(&DEFAULT_KEYS),
-            host_keys: match args.host_keys {
-                HostKeys::Strict => Policy::Strict,
-                HostKeys::Ask => Policy::Ask,
-                HostKeys::AcceptNew => Policy::AcceptNew,
-                HostKeys::Off => Policy::Off,
-            },
-            known_hosts: match &args.known_hosts {
+        let known_hosts = Arc::new(KnownHostsFiles {
+            user: match &args.known_hosts {
                 Some(path) => vec![self.expand_home(path)],
-                None => in_home(&["known_hosts", "known_hosts2"]),
+                None => in_ssh_directory(&["known_hosts", "known_hosts2"]),
             },
-            global_known_hosts: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
+            global: ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"]
                 .map(PathBuf::from)
                 .to_vec(),
-            timeout: args.conn_timeout,
+        });
+        let identity_files: Arc<[PathBuf]> = in_ssh_directory(&DEFAULT_KEYS).into();
+        let endpoint = |target: &Target| Endpoint {
+            host: target.host.clone(),
+            port: target.port,
+            user: target.user.clone(),
+            host_keys: match args.host_keys {
+                HostKeys::Strict => HostKeyPolicy::Strict,
+                HostKeys::Ask => HostKeyPolicy::Ask,
+                HostKeys::AcceptNew => HostKeyPolicy::AcceptNew,
+                HostKeys::Off => HostKeyPolicy::Off,
+            },
+            known_hosts: Arc::clone(&known_hosts),
+            identity_files: Arc::clone(&identity_files),
+            connect_timeout: args.conn_timeout,
             liveness: Liveness {
                 send_timeout: args.send_timeout,
                 recv_timeout: args.recv_timeout,
                 keep_alive: args.keep_alive,
             },
-        })
+        };
+        targets.iter().map(endpoint).collect()
     }
 
     fn expand_home(&self, path: &Path) -> PathBuf {
@@ -614,21 +554,6 @@ fn open_input(path: &Path) -> Result<InputFile, Early> {
     Ok(InputFile { file, name })
 }
 
-/// Who we are, for those who want the lock too.
-fn holder() -> String {
-    let user = local_user().unwrap_or_else(|_| "somebody".into());
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy().into_owned();
-    let time = jiff::ZonedDateTime::now().strftime("%F %T %:z");
-    format!("{user}@{host} since {time}")
-}
-
-/// A run directory's name: when the run began, in local time.
-fn run_directory_id() -> Arc<str> {
-    let now = jiff::ZonedDateTime::now();
-    now.strftime("%Y%m%d%H%M%S.%6f").to_string().into()
-}
-
 fn check_user(user: &str) -> Result<String, Early> {
     // As an address, so that the same is allowed as before an @.
     match format!("{user}@host").parse::<Address>() {
@@ -648,15 +573,4 @@ fn local_user() -> Result<String, Early> {
             "the local user with uid {uid} has no name, so say with -u whom to log in as"
         ))),
     }
-}
-
-fn nonces(with_password: bool) -> Result<Nonces, Early> {
-    Ok(Nonces::new(random()?, with_password))
-}
-
-fn random<const N: usize>() -> Result<[u8; N], Early> {
-    let mut random = [0; N];
-    getrandom::fill(&mut random)
-        .map_err(|error| usage(format!("the system gives no random numbers: {error}")))?;
-    Ok(random)
 }

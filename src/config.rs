@@ -4,19 +4,16 @@
 use std::fs::File;
 use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::archive::compress::Compression;
 use crate::archive::sources::Sources;
-use crate::hosts::Target;
+use crate::hosts::{Endpoint, Target};
 use crate::output::template::Template;
 use crate::output::theme::Theme;
-use crate::remote::protocol::Prefix;
-use crate::remote::sudo::Nonces;
-use crate::ssh::host_keys::Policy;
+use crate::remote::command_line::{CommandLine, Directory};
+use crate::remote::guard::LockTarget;
 use crate::ssh::keys::KeyFile;
-use crate::ssh::session::Liveness;
 
 /// A whole run.
 #[derive(Debug)]
@@ -27,10 +24,14 @@ pub struct Config {
     pub mode: Mode,
     /// How they are locked.
     pub lock: Lock,
-    /// What watches over them.
-    pub guard: GuardLines,
-    /// How they are reached.
-    pub connection: Connection,
+    /// Run everything on the hosts under sudo (`-x`).
+    pub sudo: bool,
+    /// The interval of heartbeats.
+    pub heartbeat: Duration,
+    /// How each of them is reached, in the same order.
+    pub endpoints: Vec<Endpoint>,
+    /// Keys named with `-k`, read already.
+    pub keys: Vec<KeyFile>,
     /// What is asked before the first connection.
     pub secrets: Secrets,
     /// How many hosts are connected and started at once.
@@ -74,7 +75,7 @@ impl Mode {
 }
 
 /// How hosts are locked.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct Lock {
     /// They are locked at all (not with `-y`).
     pub is_wanted: bool,
@@ -82,31 +83,8 @@ pub struct Lock {
     pub is_optional: bool,
     /// How long to wait for a lock that somebody else holds.
     pub wait: Duration,
-}
-
-/// The guard, in several forms.
-#[derive(Debug)]
-pub struct GuardLines {
-    /// One that locks.
-    pub locking: Lines,
-    /// One that only ends commands.
-    pub plain: Lines,
-    /// One that ends commands at once.
-    pub sweep: Lines,
-    /// The words that tell sudo's output from the guard's, if there is sudo.
-    pub nonces: Option<Nonces>,
-    /// The interval of heartbeats.
-    pub period: Duration,
-}
-
-/// The same thing for the login shell of a user, and for that of root, who needs
-/// no sudo.
-#[derive(Debug)]
-pub struct Lines {
-    /// With sudo, if that is wanted.
-    pub as_user: String,
-    /// Without.
-    pub as_root: String,
+    /// What is locked on each host.
+    pub target: LockTarget,
 }
 
 /// Files for all hosts.
@@ -116,12 +94,8 @@ pub struct Upload {
     pub sources: Sources,
     /// How it is compressed, if it is.
     pub compression: Option<Compression>,
-    /// What takes it on the hosts.
-    pub lines: Lines,
-    /// The words that tell sudo's output from tar's (`-x`).
-    pub nonces: Option<Nonces>,
-    /// The id of the run directory, where it goes to one.
-    pub run_directory: Option<Arc<str>>,
+    /// Where it goes on the hosts.
+    pub directory: Directory,
 }
 
 /// What `-S` does.
@@ -131,38 +105,32 @@ pub struct Sync {
     pub upload: Option<Upload>,
     /// The sync tool.
     pub tool: Command,
-    /// What the messages of sync tools begin with (not with `-m`).
-    pub protocol: Option<Prefix>,
-    /// Tells whether the default sync tool is there, if it is the one to run.
-    pub find: Option<Lines>,
+    /// The tool is the default one, which a host may lack.
+    pub is_default_tool: bool,
+    /// The tool speaks the sync protocol (not with `-m`).
+    pub speaks_protocol: bool,
     /// Options that were given and mean something to a tool only.
     pub tool_options: Vec<&'static str>,
-    /// Puts the files of the run directory in place, if there is one and these
-    /// have a place.
-    pub place: Option<Place>,
+    /// When orgalorg itself puts the files of the run directory in place.
+    pub placing: Placing,
 }
 
-/// The built-in way to put files in place.
-#[derive(Debug)]
-pub struct Place {
-    /// What does it on the hosts.
-    pub lines: Lines,
-    /// Whether it is done before a tool runs (`--apply`), or only where there is
-    /// none.
-    pub is_wanted: bool,
+/// When orgalorg itself puts the files of a run directory in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placing {
+    /// Never: there is no run directory, or the files have no place of their own.
+    Never,
+    /// Where the default tool is on none of the hosts.
+    InsteadOfTool,
+    /// Before the tool runs (`--apply`).
+    BeforeTool,
 }
 
 /// What `-C` runs, or a sync tool.
 #[derive(Debug)]
 pub struct Command {
-    /// The string for the login shell.
-    pub line: String,
-    /// The same without sudo, for root, who needs none.
-    pub as_root: String,
-    /// The default shell is used, so a missing bash needs a hint.
-    pub needs_bash: bool,
-    /// The words that tell sudo's output from the command's (`-x`).
-    pub nonces: Option<Nonces>,
+    /// The command line.
+    pub line: CommandLine,
     /// Sent to every command's stdin (`-i`).
     pub input: Option<InputFile>,
     /// With a pseudo-terminal.
@@ -178,25 +146,6 @@ pub struct InputFile {
     pub file: File,
     /// As messages name it.
     pub name: String,
-}
-
-/// How hosts are reached.
-#[derive(Debug)]
-pub struct Connection {
-    /// Keys named with `-k`, read already.
-    pub keys: Vec<KeyFile>,
-    /// Keys that are tried where they exist.
-    pub default_keys: Vec<PathBuf>,
-    /// What to do with unknown host keys.
-    pub host_keys: Policy,
-    /// known_hosts files of the user; new keys go to the first.
-    pub known_hosts: Vec<PathBuf>,
-    /// known_hosts files of the system.
-    pub global_known_hosts: Vec<PathBuf>,
-    /// TCP connect, handshake and authentication together.
-    pub timeout: Duration,
-    /// When a silent host counts as lost.
-    pub liveness: Liveness,
 }
 
 /// Which secrets to ask for.

@@ -1,18 +1,25 @@
-//! The hosts of a run as a whole: one thread each, and the ways to and from
-//! them.
+//! The hosts of a run as a whole: one thread each, and the ways to and from them.
 //!
-//! [`node`] is what such a thread does until it is logged in, and [`serving`] what
-//! it does then: it keeps a [`guard`] on the host, and runs a command whose
-//! [`ports`] lead to the printer and to [`input`], or to the [`stream`] of an
-//! upload. [`fan_out`] says who may start when. `run` gives the orders and judges the events.
+//! A [`node`] first goes through [`login`], then through its [`node_loop`]. That keeps
+//! a [`guard`] on the host, with [`heartbeat`]s, and runs one [`task`] after the other:
+//! a process on a channel with its kind of [`work`], and sudo in front of it
+//! ([`sudo_dialog`]). Input comes from [`input`] (`-i`) or from the [`stream`] of an
+//! upload, and output goes through an [`output_port`]. `run` gives the orders
+//! ([`job`]) and judges the events.
 
 pub mod fan_out;
-pub mod guard;
+mod guard;
+mod heartbeat;
 pub mod input;
+pub mod job;
+mod login;
 pub mod node;
-pub mod ports;
-mod serving;
+mod node_loop;
+mod output_port;
 pub mod stream;
+pub mod sudo_dialog;
+mod task;
+mod work;
 
 use std::cell::RefCell;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
@@ -24,12 +31,16 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Tree;
 use crate::event::{NodeEvent, NodeId, Outcome, Status};
-use crate::hosts::Target;
+use crate::hosts::{Endpoint, Target};
 use crate::output::Display;
 use crate::ssh::session::Plug;
 use crate::wake::{self, Waker};
 
-use node::{Node, Order, Settings};
+use job::Order;
+use node::{Node, Shared};
+use node_loop::NodeLoop;
+
+pub use heartbeat::LEASE_PERIODS;
 
 /// Enough for libssh2 with its 35 KB packets on the heap, and small enough for
 /// thousands of threads. (It is address space; memory is what gets touched.)
@@ -41,7 +52,8 @@ type Channel<T> = (Sender<T>, Receiver<T>);
 /// All nodes of a run.
 pub struct Cluster {
     targets: Arc<[Target]>,
-    settings: Arc<Settings>,
+    endpoints: Vec<Endpoint>,
+    shared: Arc<Shared>,
     display: Display,
     handles: Vec<Option<Handle>>,
     // Unbounded: a node says a handful of things in its life.
@@ -74,18 +86,31 @@ impl Courier {
 }
 
 impl Cluster {
-    /// No node has been started yet.
+    /// No node has been started yet. The endpoints are those of the targets, in the
+    /// same order.
     #[must_use]
-    pub fn new(targets: Arc<[Target]>, settings: Settings, display: Display) -> Self {
+    pub fn new(
+        targets: Arc<[Target]>,
+        endpoints: Vec<Endpoint>,
+        shared: Shared,
+        display: Display,
+    ) -> Self {
         note_panics();
         Self {
             handles: targets.iter().map(|_| None).collect(),
             targets,
-            settings: Arc::new(settings),
+            endpoints,
+            shared: Arc::new(shared),
             display,
             events: unbounded(),
             cancelled: Arc::default(),
         }
+    }
+
+    /// How a node is reached.
+    #[must_use]
+    pub fn endpoint(&self, id: NodeId) -> &Endpoint {
+        &self.endpoints[id.0]
     }
 
     /// What the nodes say.
@@ -100,10 +125,11 @@ impl Cluster {
         let started = wake::pair().and_then(|(waker, wakeup)| {
             let (orders, receiver) = unbounded();
             let plug = Plug::default();
-            let mut node = Node {
+            let node = Node {
                 id,
                 target: self.targets[id.0].clone(),
-                settings: Arc::clone(&self.settings),
+                endpoint: self.endpoints[id.0].clone(),
+                shared: Arc::clone(&self.shared),
                 display: self.display.clone(),
                 orders: receiver,
                 events: self.events.0.clone(),
@@ -120,7 +146,7 @@ impl Cluster {
                     PANIC.set(Some(String::new()));
                     // A server must not be able to end the run with an answer
                     // that some library did not think of.
-                    let outcome = catch_unwind(AssertUnwindSafe(|| node.live()))
+                    let outcome = catch_unwind(AssertUnwindSafe(|| live(&node)))
                         .unwrap_or_else(|_| Outcome::failed(Status::Connection, bug()));
                     // Main may be gone already.
                     let _ = events.send((id, NodeEvent::Ended(outcome)));
@@ -185,6 +211,17 @@ impl Cluster {
     }
 }
 
+/// A node's life, from the first connection to the end.
+fn live(node: &Node) -> Outcome {
+    match node.connect() {
+        Ok((session, patience)) => {
+            node.tell(NodeEvent::Connected);
+            NodeLoop::new(node, session, patience).run()
+        }
+        Err(outcome) => outcome,
+    }
+}
+
 thread_local! {
     /// In a node thread: what its panic said.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -220,6 +257,5 @@ fn describe(info: &PanicHookInfo<'_>) -> String {
 
 fn bug() -> Tree {
     let text = PANIC.take().unwrap_or_default();
-    Tree::new("the host sent something that nobody thought of, or this is a bug in orgalorg")
-        .because(text)
+    Tree::new("internal error while handling this host; please report it").because(text)
 }

@@ -4,13 +4,15 @@
 //! (comma lists and ranges), `address` (one `[user@]host[:port]`), and last
 //! `target`, which adds the user and port that the addresses leave open,
 //! drops duplicates and excluded hosts, and names each target for output.
-//! `fold` is the way back: many names in few words.
+//! `fold` is the way back: many names in few words. `endpoint` says how a target is
+//! reached.
 //!
 //! Nothing here connects to or looks up anything; the only input and output
 //! is that `sources` reads the files it is told to read. What `ssh_config`
 //! says about a host comes in from outside, as a function given to [`resolve`].
 
 mod address;
+mod endpoint;
 mod expression;
 mod fold;
 pub mod known_hosts;
@@ -18,6 +20,7 @@ mod sources;
 mod target;
 
 pub use address::{Address, AddressError, MAX_PART};
+pub use endpoint::{Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness};
 pub use expression::{ExpressionError, ExpressionProblem, MAX_HOSTS, expand};
 pub use fold::fold;
 pub use sources::{HostsError, LineProblem, collect};

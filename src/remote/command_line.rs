@@ -8,7 +8,8 @@
 
 use std::fmt::Write as _;
 
-use crate::remote::sudo::Nonces;
+use super::login::{Login, RUN_DIRECTORIES};
+use super::sudo::Nonces;
 
 /// The template that is used when the user gives none.
 pub const DEFAULT_SHELL: &str = "bash -c '{}'";
@@ -58,7 +59,6 @@ pub enum CommandLineError {
 /// a string, because that is what can be sent: bytes that are no UTF-8 are
 /// written as `"$(printf '\377')"`, which every POSIX shell turns back into the
 /// same bytes.
-#[must_use]
 pub fn quote(word: &[u8]) -> String {
     let mut quoted = String::with_capacity(word.len() + 2);
     quoted.push('\'');
@@ -103,13 +103,11 @@ impl Shell {
     }
 
     /// Whether commands are sent as they are.
-    #[must_use]
     pub fn is_none(&self) -> bool {
         self.template.is_empty()
     }
 
     /// Whether this is the shell that one gets without asking.
-    #[must_use]
     pub fn is_default(&self) -> bool {
         self.template == DEFAULT_SHELL
     }
@@ -189,128 +187,128 @@ fn split_at_places(template: &str) -> Result<Vec<String>, CommandLineError> {
 }
 
 /// Where something happens on a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Directory<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Directory {
     /// The home directory.
     Home,
     /// This one (`-r`); any bytes.
-    Path(&'a [u8]),
-    /// The run directory, which the guard has made: where it is depends on who we
-    /// are on the host, and what it is called on whether there is another one. The
-    /// line is complete when it has been told the name ([`in_run_directory`]).
+    Path(Vec<u8>),
+    /// The run directory, which the guard has made. Its parent depends on the login
+    /// user, and its name on whether the host already had one of that name.
     Run,
 }
 
-impl Directory<'_> {
-    /// A path that begins with a dash, so that it is not taken for an option (or,
-    /// by `cd`, for the directory before).
+impl Directory {
+    /// The path, marked so that `cd` and others take one that begins with a dash
+    /// for a path.
     pub(super) fn plain(path: &[u8]) -> Vec<u8> {
         let here: &[u8] = if path.starts_with(b"-") { b"./" } else { b"" };
         [here, path].concat()
     }
 
-    /// Goes there, or ends the script. CDPATH must not lead elsewhere (and make
-    /// `cd` print where).
-    pub(super) fn enter(self) -> String {
+    /// Shell text that enters the directory or ends the script. CDPATH is unset: it
+    /// could lead elsewhere, and makes `cd` print the path.
+    pub(super) fn enter(&self, login: &Login<'_>) -> String {
         match self {
             Self::Home => String::new(),
             Self::Path(path) => {
                 format!("CDPATH= cd {} || exit", quote(&Self::plain(path)))
             }
-            Self::Run => format!("{RUN_DIRECTORIES}\ncd \"$base\"/{RUN_NAME} || exit"),
+            Self::Run => {
+                let find = Self::find_run_directory(login);
+                format!("{find}\ncd \"$base/$name\" || exit")
+            }
+        }
+    }
+
+    /// Shell text that sets `$base` and `$name` of the run directory, or ends the
+    /// script where the guard has made none.
+    pub(super) fn find_run_directory(login: &Login<'_>) -> String {
+        match login.run_directory {
+            Some(name) => format!("{RUN_DIRECTORIES}\nname={}", quote(name.as_bytes())),
+            None => "echo 'there is no run directory' >&2; exit 1".to_owned(),
         }
     }
 }
 
-/// Stands for the name of the run directory: the one character that no argument of
-/// ours, and so no command, can have in it.
-pub(super) const RUN_NAME: char = '\0';
+/// As long as the name of a run directory ever gets: the time, and the number of
+/// another one beside it.
+const LONGEST_RUN_NAME: &str = "20260131120000.123456-9999999999";
 
-/// The longest such name, with room for the number of another one.
-const MAX_RUN_NAME: usize = 32;
-
-/// A line in which the run directory has its name. It may stand between any quotes,
-/// as it is made of digits, dots and dashes only.
-#[must_use]
-pub fn in_run_directory(line: &str, name: &str) -> String {
-    line.replace(RUN_NAME, name)
-}
-
-/// Sets `$base` to where our run directories are; the guard does the same.
-pub(super) const RUN_DIRECTORIES: &str = "base=/tmp/orgalorg-$(id -un)
-[ \"$(id -u)\" != 0 ] || base=/var/run/orgalorg";
-
-/// What a remote command is made of.
+/// The user's command, or a sync tool.
 #[derive(Debug, Clone)]
-pub struct CommandLine<'a> {
+pub struct CommandLine {
     /// The program: words joined by spaces.
-    pub program: &'a [u8],
+    pub program: Vec<u8>,
     /// The shell that runs it.
-    pub shell: &'a Shell,
-    /// What the program finds as `"$@"`; without, it is a command, not a sync
-    /// tool.
-    pub arguments: Option<&'a [Vec<u8>]>,
+    pub shell: Shell,
+    /// The `"$@"` of a sync tool; a command of `-C` has none.
+    pub arguments: Option<Vec<Vec<u8>>>,
     /// The directory that it runs in.
-    pub directory: Directory<'a>,
-    /// Run it under sudo, announced by these nonces.
-    pub sudo: Option<&'a Nonces>,
+    pub directory: Directory,
 }
 
-impl CommandLine<'_> {
-    /// The string for the `exec` request.
+impl CommandLine {
+    /// Checks that the line can be rendered for every login, with sudo or without.
     ///
     /// # Errors
     /// It cannot be sent; the error says what to do.
-    pub fn build(&self) -> Result<String, CommandLineError> {
-        let line = if self.shell.is_none() {
-            self.bare()?
-        } else {
-            self.wrapped()
+    pub fn check(&self, sudo: Option<&Nonces>) -> Result<(), CommandLineError> {
+        if self.shell.is_none() {
+            self.check_bare(sudo)?;
+        }
+        // The line for root is shorter: root needs no sudo.
+        let longest = Login {
+            is_root: false,
+            sudo,
+            run_directory: Some(LONGEST_RUN_NAME),
         };
-        let length = line.len() + line.matches(RUN_NAME).count() * MAX_RUN_NAME;
+        let length = self.render(&longest).len();
         if length > MAX_LENGTH {
             return Err(CommandLineError::TooLong { length });
         }
-        Ok(line)
+        Ok(())
     }
 
-    fn bare(&self) -> Result<String, CommandLineError> {
-        if self.sudo.is_some() {
-            return Err(CommandLineError::NeedsShell("-x or -K"));
+    fn check_bare(&self, sudo: Option<&Nonces>) -> Result<(), CommandLineError> {
+        let has_arguments = self.arguments.as_ref().is_some_and(|all| !all.is_empty());
+        let needs_shell = match self.directory {
+            _ if sudo.is_some() => Some("-x or -K"),
+            Directory::Path(_) => Some("-r"),
+            Directory::Run => Some("a run directory"),
+            Directory::Home => has_arguments.then_some("-g"),
+        };
+        match needs_shell {
+            Some(what) => Err(CommandLineError::NeedsShell(what)),
+            None if std::str::from_utf8(&self.program).is_err() => Err(CommandLineError::NotUtf8),
+            None => Ok(()),
         }
-        match self.directory {
-            Directory::Home => {}
-            Directory::Path(_) => return Err(CommandLineError::NeedsShell("-r")),
-            Directory::Run => return Err(CommandLineError::NeedsShell("a run directory")),
-        }
-        if self
-            .arguments
-            .is_some_and(|arguments| !arguments.is_empty())
-        {
-            return Err(CommandLineError::NeedsShell("-g"));
-        }
-        String::from_utf8(self.program.to_vec()).map_err(|_| CommandLineError::NotUtf8)
     }
 
-    fn wrapped(&self) -> String {
-        let command = self.shell.wrap(self.program, self.arguments);
-        if self.directory == Directory::Home && self.sudo.is_none() {
+    /// The string for the `exec` request. To be checked before ([`Self::check`]).
+    pub(super) fn render(&self, login: &Login<'_>) -> String {
+        if self.shell.is_none() {
+            return String::from_utf8_lossy(&self.program).into_owned();
+        }
+        let command = self.shell.wrap(&self.program, self.arguments.as_deref());
+        let sudo = login.sudo();
+        if self.directory == Directory::Home && sudo.is_none() {
             return command;
         }
         let mut script = String::new();
-        if let Some(nonces) = self.sudo {
+        if let Some(nonces) = sudo {
             script.push_str(&nonces.announcement());
             script.push_str("; ");
         }
         if self.directory != Directory::Home {
-            script.push_str(&self.directory.enter());
+            script.push_str(&self.directory.enter(login));
             script.push_str("; ");
         }
         if self.shell.is_plain_call() {
             script.push_str("exec ");
         }
         script.push_str(&command);
-        match self.sudo {
+        match sudo {
             Some(nonces) => format!("{} sh -c {}", nonces.command(), quote(script.as_bytes())),
             None => script,
         }
@@ -325,16 +323,19 @@ mod tests {
     use std::os::unix::ffi::OsStrExt;
     use std::process::Command;
 
-    fn line(program: &str) -> CommandLine<'_> {
-        static SHELL: std::sync::LazyLock<Shell> =
-            std::sync::LazyLock::new(|| Shell::new(DEFAULT_SHELL).expect("template"));
+    fn line(program: &str) -> CommandLine {
         CommandLine {
-            program: program.as_bytes(),
-            shell: &SHELL,
+            program: program.as_bytes().to_vec(),
+            shell: Shell::new(DEFAULT_SHELL).expect("template"),
             arguments: None,
             directory: Directory::Home,
-            sudo: None,
         }
+    }
+
+    /// The line for an ordinary user without sudo.
+    fn plain(line: &CommandLine) -> String {
+        line.check(None).expect("a line that can be sent");
+        line.render(&Login::PLAIN)
     }
 
     fn run(shell: &str, script: &str) -> Vec<u8> {
@@ -347,25 +348,21 @@ mod tests {
 
     #[test]
     fn a_command_is_one_quoted_word_for_bash() {
-        assert_eq!(line("uptime").build().as_deref(), Ok("bash -c 'uptime'"));
+        assert_eq!(plain(&line("uptime")), "bash -c 'uptime'");
         assert_eq!(
-            line("echo 'a b' $HOME").build().as_deref(),
-            Ok(r"bash -c 'echo '\''a b'\'' $HOME'")
+            plain(&line("echo 'a b' $HOME")),
+            r"bash -c 'echo '\''a b'\'' $HOME'"
         );
     }
 
     #[test]
     fn a_template_may_quote_the_place_or_not() {
         for template in ["sh -c {}", "sh -c '{}'", "sh -c \"{}\""] {
-            let shell = Shell::new(template).expect("template");
             let command = CommandLine {
-                shell: &shell,
+                shell: Shell::new(template).expect("template"),
                 ..line("echo {} '{}'")
             };
-            assert_eq!(
-                command.build().as_deref(),
-                Ok(r"sh -c 'echo {} '\''{}'\'''")
-            );
+            assert_eq!(plain(&command), r"sh -c 'echo {} '\''{}'\'''");
         }
     }
 
@@ -403,76 +400,111 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_run_directory_comes_last_between_any_quotes() {
+    fn the_node_names_the_run_directory() {
         let nonces = Nonces::new([1; 16], false);
         for sudo in [None, Some(&nonces)] {
             let command = CommandLine {
                 directory: Directory::Run,
-                sudo,
                 ..line("it's 2026")
             };
-            let line = command.build().expect("a line");
-            let named = in_run_directory(&line, "2026.1-2");
-            assert!(named.contains("cd \"$base\"/2026.1-2 || exit"), "{named}");
-            assert!(!named.contains(RUN_NAME), "{named}");
-            assert_eq!(named.len(), line.len() + 7);
+            let login = |run_directory| Login {
+                is_root: false,
+                sudo,
+                run_directory,
+            };
+            let named = command.render(&login(Some("2026.1-2")));
+            assert!(named.contains("2026.1-2"), "{named}");
+            let unnamed = command.render(&login(None));
+            assert!(unnamed.contains("there is no run directory"), "{unnamed}");
         }
-        // There is room for it.
+    }
+
+    #[test]
+    fn without_a_run_directory_nothing_runs_in_another_one() {
+        let command = CommandLine {
+            directory: Directory::Run,
+            ..line("echo no")
+        };
+        assert_eq!(run("sh", &command.render(&Login::PLAIN)), b"");
+    }
+
+    #[test]
+    fn a_line_that_passes_the_check_fits_with_the_longest_name() {
         let mut program = "x".repeat(MAX_LENGTH);
-        let line = loop {
+        let command = loop {
             let command = CommandLine {
                 directory: Directory::Run,
                 ..line(&program)
             };
-            match command.build() {
-                Ok(line) => break line,
+            match command.check(None) {
+                Ok(()) => break command,
                 Err(_) => program.pop(),
             };
         };
-        let named = in_run_directory(&line, "20260131120000.123456-9999");
-        assert!(named.len() <= MAX_LENGTH);
+        let login = Login {
+            run_directory: Some("20260131120000.123456-9999"),
+            ..Login::PLAIN
+        };
+        assert!(command.render(&login).len() <= MAX_LENGTH);
+    }
+
+    #[test]
+    fn root_needs_no_sudo() {
+        let nonces = Nonces::new([1; 16], true);
+        let login = |is_root| Login {
+            is_root,
+            sudo: Some(&nonces),
+            run_directory: None,
+        };
+        assert_eq!(line("id").render(&login(true)), "bash -c 'id'");
+        assert!(line("id").render(&login(false)).starts_with("sudo -S "));
     }
 
     #[test]
     fn without_a_shell_the_command_goes_as_it_is() {
-        let shell = Shell::new("").expect("template");
         let command = CommandLine {
-            shell: &shell,
+            shell: Shell::new("").expect("template"),
             ..line("show version")
         };
-        assert_eq!(command.build().as_deref(), Ok("show version"));
-        let in_a_directory = CommandLine {
-            directory: Directory::Path(b"/"),
-            ..command.clone()
+        assert_eq!(plain(&command), "show version");
+        let refused = |change: fn(&mut CommandLine), sudo| {
+            let mut changed = command.clone();
+            change(&mut changed);
+            changed.check(sudo).expect_err("refused")
         };
+        let root = |line: &mut CommandLine| line.directory = Directory::Path(b"/".to_vec());
+        assert_eq!(refused(root, None), CommandLineError::NeedsShell("-r"));
+        let bytes = |line: &mut CommandLine| line.program = b"\xff".to_vec();
+        assert_eq!(refused(bytes, None), CommandLineError::NotUtf8);
+        let nonces = Nonces::new([1; 16], false);
+        let sudo = Some(&nonces);
         assert_eq!(
-            in_a_directory.build(),
-            Err(CommandLineError::NeedsShell("-r"))
+            refused(|_| {}, sudo),
+            CommandLineError::NeedsShell("-x or -K")
         );
     }
 
     #[test]
     fn a_directory_comes_first_and_stops_the_command_if_it_fails() {
         let command = CommandLine {
-            directory: Directory::Path(b"/srv/a b"),
+            directory: Directory::Path(b"/srv/a b".to_vec()),
             ..line("ls")
         };
         assert_eq!(
-            command.build().as_deref(),
-            Ok("CDPATH= cd '/srv/a b' || exit; exec bash -c 'ls'")
+            plain(&command),
+            "CDPATH= cd '/srv/a b' || exit; exec bash -c 'ls'"
         );
-        let script = CommandLine {
-            directory: Directory::Path(b"/nowhere"),
+        let script = plain(&CommandLine {
+            directory: Directory::Path(b"/nowhere".to_vec()),
             ..line("echo no")
-        }
-        .build()
-        .expect("line");
+        });
         assert_eq!(run("sh", &script), b"");
     }
 
     #[test]
     fn a_directory_named_dash_is_a_directory() {
-        assert_eq!(Directory::Path(b"-").enter(), "CDPATH= cd './-' || exit");
+        let dash = Directory::Path(b"-".to_vec());
+        assert_eq!(dash.enter(&Login::PLAIN), "CDPATH= cd './-' || exit");
     }
 
     #[test]
@@ -499,7 +531,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_into_a_packet_is_refused_beforehand() {
         let long = "x".repeat(MAX_LENGTH);
-        let error = line(&long).build().expect_err("too long");
+        let error = line(&long).check(None).expect_err("too long");
         assert!(error.to_string().contains("-i <file> -C bash"), "{error}");
     }
 
@@ -516,9 +548,8 @@ mod tests {
         fn any_program_reaches_the_inner_shell(bytes in prop::collection::vec(1u8.., 0..80)) {
             // An inner "shell" that prints the program that it is given.
             let shell = Shell::new("printf %s {}").expect("template");
-            let sudo = None;
-            let command = CommandLine { program: &bytes, shell: &shell, arguments: None, directory: Directory::Home, sudo };
-            prop_assert_eq!(&run("dash", &command.build().expect("line")), &bytes);
+            let command = CommandLine { program: bytes.clone(), shell, ..line("") };
+            prop_assert_eq!(&run("dash", &plain(&command)), &bytes);
         }
 
         #[test]
@@ -527,7 +558,8 @@ mod tests {
             let parent = tempfile::tempdir().expect("tempdir");
             let name = OsStr::from_bytes(name.as_bytes());
             if std::fs::create_dir(parent.path().join(name)).is_ok() {
-                let script = format!("{}; pwd; echo x", Directory::Path(name.as_bytes()).enter());
+                let directory = Directory::Path(name.as_bytes().to_vec());
+                let script = format!("{}; pwd; echo x", directory.enter(&Login::PLAIN));
                 let output = Command::new("dash")
                     .current_dir(parent.path())
                     .args(["-c", &script])

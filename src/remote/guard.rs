@@ -8,17 +8,20 @@
 //! has to do it. As long as the guard lives, the lock is never free while a
 //! command still runs.
 //!
-//! This module has its text ([`Guard::command`]), the orders that it takes
-//! ([`Order`]) and what it answers ([`Answer`]). `cluster::guard` talks to it.
+//! This module has its text ([`Arguments`]), the orders that it takes
+//! ([`GuardOrder`]) and what it answers ([`GuardAnswer`]). `cluster::guard` talks to it.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use memchr::memchr;
+
 use crate::event::{Identity, LockRefusal};
-use crate::remote::command_line::quote;
-use crate::remote::sudo::Nonces;
-use crate::remote::{call_script, without_comments};
+
+use super::command_line::quote;
+use super::login::{BEGIN, Login, call_script, without_comments};
 
 /// The script without its comments, as it is sent.
 ///
@@ -46,61 +49,56 @@ pub enum Make {
     Directory,
 }
 
-/// A guard to be started.
+/// What a guard is started with.
 #[derive(Debug, Clone)]
-pub struct Guard<'a> {
+pub struct Arguments {
     /// What to lock; nothing for a guard that only ends commands.
-    pub lock: Option<&'a LockTarget>,
+    pub lock: Option<LockTarget>,
     /// How long it goes on without a heartbeat.
     pub lease: Duration,
-    /// Who holds the lock, for those who want it too.
-    pub holder: &'a str,
-    /// Run it under sudo, announced by these words.
-    pub sudo: Option<&'a Nonces>,
+    /// The holder of the lock, as other runs show it.
+    pub holder: String,
 }
 
-impl Guard<'_> {
-    /// The string for the login shell.
-    #[must_use]
-    pub fn command(&self) -> String {
-        let (mode, make, path) = match self.lock {
-            None => ("none", Make::Nothing, &b""[..]),
-            Some(target) => ("lock", target.make, target.path.as_slice()),
-        };
-        let make = match make {
-            Make::Nothing => "nothing",
-            Make::File => "file",
-            Make::Directory => "directory",
-        };
-        // Rounded up: a guard must not give up before the client does.
-        let lease = self.lease.as_millis().div_ceil(1000).max(1);
-        let arguments = format!(
-            "{mode} {make} {lease} {} {}",
-            quote(self.holder.replace(char::is_control, "?").as_bytes()),
-            quote(path)
-        );
-        self.call(&arguments)
-    }
+/// The string for the login shell that starts a guard.
+pub(super) fn start(arguments: &Arguments, login: &Login<'_>) -> String {
+    let (mode, make, path) = match &arguments.lock {
+        None => ("none", Make::Nothing, &b""[..]),
+        Some(target) => ("lock", target.make, target.path.as_slice()),
+    };
+    let make = match make {
+        Make::Nothing => "nothing",
+        Make::File => "file",
+        Make::Directory => "directory",
+    };
+    // Rounded up: a guard must not give up before the client does.
+    let lease = arguments.lease.as_millis().div_ceil(1000).max(1);
+    let holder = arguments.holder.replace(char::is_control, "?");
+    let words = format!(
+        "{mode} {make} {lease} {} {}",
+        quote(holder.as_bytes()),
+        quote(path)
+    );
+    call(&words, login)
+}
 
-    /// The string for a guard that ends what runs on this connection, because
-    /// the one whose task it was has gone.
-    #[must_use]
-    pub fn sweep(&self) -> String {
-        self.call("sweep nothing 1 '' ''")
-    }
+/// The string for a guard that ends the commands of this connection, because the
+/// one that watched over them has died.
+pub(super) fn sweep(login: &Login<'_>) -> String {
+    call("sweep nothing 1 '' ''", login)
+}
 
-    /// `$$` and `$PPID` are those of the login shell: the process that sshd has
-    /// started for this channel, and sshd. (sudo may keep `SSH_CONNECTION` back.)
-    fn call(&self, arguments: &str) -> String {
-        let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
-        let arguments = format!("orgalorg-guard $$ $PPID \"$SSH_CONNECTION\" {arguments}");
-        call_script(&read, &arguments, self.sudo)
-    }
+/// `$$` and `$PPID` are those of the login shell: the process that sshd has started
+/// for this channel, and sshd. (sudo may drop `SSH_CONNECTION`.)
+fn call(words: &str, login: &Login<'_>) -> String {
+    let read = format!("eval \"$(head -c {})\"", SCRIPT.len());
+    let arguments = format!("orgalorg-guard $$ $PPID \"$SSH_CONNECTION\" {words}");
+    call_script(&read, &arguments, login)
 }
 
 /// What the guard is told, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
+pub enum GuardOrder {
     /// Make a run directory of this id, or, where there is one, another one beside it.
     /// It is removed when the guard goes.
     MakeRunDirectory(Arc<str>),
@@ -121,7 +119,7 @@ pub enum Order {
     Done,
 }
 
-impl fmt::Display for Order {
+impl fmt::Display for GuardOrder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::MakeRunDirectory(id) => writeln!(f, "RUNDIR {id}"),
@@ -138,7 +136,7 @@ impl fmt::Display for Order {
 
 /// What the guard says, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum GuardAnswer {
     /// It has the lock on this thing.
     Locked(Identity),
     /// There is no lock.
@@ -157,17 +155,14 @@ pub enum Answer {
     NoRunDirectory(String),
     /// Something is left in this run directory.
     Left(String),
-    /// Something else: noise of the login shell.
-    Noise(String),
 }
 
-impl Answer {
-    /// Reads a line (without its newline).
-    #[must_use]
-    pub fn parse(line: &[u8]) -> Self {
+impl GuardAnswer {
+    /// Reads a line (without its newline). Nothing, if it is not one of the guard's.
+    fn parse(line: &[u8]) -> Option<Self> {
         let text = String::from_utf8_lossy(line).into_owned();
         let (word, rest) = text.split_once(' ').unwrap_or((&text, ""));
-        match word {
+        Some(match word {
             "LOCKED" => Self::Locked(Identity(rest.to_owned())),
             "HELD" => {
                 let (identity, holder) = rest.split_once(' ').unwrap_or((rest, ""));
@@ -185,17 +180,60 @@ impl Answer {
             "NORUNDIR" => Self::NoRunDirectory(rest.to_owned()),
             "LEFT" => Self::Left(rest.to_owned()),
             "ENDED" => Self::Ended(rest.to_owned()),
-            "BEAT" => match rest.parse() {
-                Ok(number) => Self::Beat(number),
-                Err(_) => Self::Noise(text),
-            },
-            _ => Self::Noise(text),
+            "BEAT" => Self::Beat(rest.parse().ok()?),
+            _ => return None,
+        })
+    }
+}
+
+/// Bytes of an unfinished line that are kept. What is longer is no answer.
+const LONGEST_LINE: usize = 16 * 1024;
+
+/// Reads what comes on a guard's stdout: the login shell's noise, then answers.
+#[derive(Debug, Default)]
+pub struct AnswerReader {
+    has_begun: bool,
+    /// An unfinished line, or the beginning of one that is too long.
+    line: Vec<u8>,
+    /// The last line that is not the guard's.
+    noise: Vec<u8>,
+}
+
+impl AnswerReader {
+    /// Takes what came, and adds what the guard has answered.
+    pub fn read(&mut self, bytes: &[u8], answers: &mut VecDeque<GuardAnswer>) {
+        let mut rest = bytes;
+        while let Some(at) = memchr(b'\n', rest) {
+            self.keep(&rest[..at]);
+            rest = &rest[at + 1..];
+            let line = std::mem::take(&mut self.line);
+            if !self.has_begun && line.ends_with(BEGIN.as_bytes()) {
+                self.has_begun = true;
+            } else if let Some(answer) = GuardAnswer::parse(&line).filter(|_| self.has_begun) {
+                answers.push_back(answer);
+            } else {
+                self.noise = line;
+            }
         }
+        self.keep(rest);
+    }
+
+    /// The last line that came from another program, such as the login shell.
+    pub fn noise(&self) -> String {
+        String::from_utf8_lossy(&self.noise).into_owned()
+    }
+
+    /// Adds to the unfinished line. Of one that is too long the end is kept, because
+    /// BEGIN may follow anything.
+    fn keep(&mut self, bytes: &[u8]) {
+        let new = &bytes[bytes.len().saturating_sub(LONGEST_LINE)..];
+        let excess = (self.line.len() + new.len()).saturating_sub(LONGEST_LINE);
+        self.line.drain(..excess);
+        self.line.extend_from_slice(new);
     }
 }
 
 /// The name of a run directory: that of this id, or of another one beside it.
-#[must_use]
 pub fn run_directory_name(path: &str) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_digit() || byte == b'.' || byte == b'-';
     let (_, name) = path.rsplit_once('/')?;
@@ -206,7 +244,7 @@ pub fn run_directory_name(path: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::BEGIN;
+    use crate::remote::sudo::Nonces;
     use std::io::{BufRead, BufReader, Write};
     use std::os::unix::fs::PermissionsExt;
     use std::os::unix::process::CommandExt;
@@ -217,20 +255,20 @@ mod tests {
 
     const SHELLS: [&[&str]; 3] = [&["dash"], &["bash"], &["busybox", "sh"]];
 
-    fn read_answer(answers: &mut impl BufRead) -> Answer {
+    fn read_answer(answers: &mut impl BufRead) -> GuardAnswer {
         loop {
             let mut line = Vec::new();
             answers.read_until(b'\n', &mut line).expect("readable");
             let line = line.strip_suffix(b"\n").unwrap_or(&line);
             if line != BEGIN.as_bytes() {
-                return Answer::parse(line);
+                return GuardAnswer::parse(line).expect("an answer");
             }
         }
     }
 
     /// A guard of this machine, under the test process instead of an sshd.
-    fn no_target(reason: &str) -> Answer {
-        Answer::Refused(LockRefusal::NoTarget(reason.to_owned()))
+    fn no_target(reason: &str) -> GuardAnswer {
+        GuardAnswer::Refused(LockRefusal::NoTarget(reason.to_owned()))
     }
 
     struct Running {
@@ -275,17 +313,17 @@ mod tests {
             Self { child, answers }
         }
 
-        fn answer(&mut self) -> Answer {
+        fn answer(&mut self) -> GuardAnswer {
             read_answer(&mut self.answers)
         }
 
-        fn order(&mut self, order: Order) {
+        fn order(&mut self, order: GuardOrder) {
             let stdin = self.child.stdin.as_mut().expect("piped");
             write!(stdin, "{order}").expect("it listens");
         }
 
         fn end(mut self) {
-            self.order(Order::Done);
+            self.order(GuardOrder::Done);
             assert!(self.child.wait().expect("a child").success());
         }
     }
@@ -303,10 +341,13 @@ mod tests {
         for shell in SHELLS {
             let path = directory.path().as_os_str();
             let mut guard = Running::start(shell, "lock", "nothing", "30", path);
-            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
-            assert_eq!(guard.answer(), Answer::Ready, "{shell:?}");
-            guard.order(Order::Beat(7));
-            assert_eq!(guard.answer(), Answer::Beat(7), "{shell:?}");
+            assert!(
+                matches!(guard.answer(), GuardAnswer::Locked(_)),
+                "{shell:?}"
+            );
+            assert_eq!(guard.answer(), GuardAnswer::Ready, "{shell:?}");
+            guard.order(GuardOrder::Beat(7));
+            assert_eq!(guard.answer(), GuardAnswer::Beat(7), "{shell:?}");
             guard.end();
         }
     }
@@ -325,11 +366,11 @@ mod tests {
                 Running::start_as(who, shell, arguments, path.as_os_str())
             };
             let mut first = start("the first", &odd);
-            let Answer::Locked(locked) = first.answer() else {
+            let GuardAnswer::Locked(locked) = first.answer() else {
                 panic!("{shell:?}")
             };
             let mut bystander = start("a bystander", &other);
-            assert!(matches!(bystander.answer(), Answer::Locked(_)));
+            assert!(matches!(bystander.answer(), GuardAnswer::Locked(_)));
             // Its number stands before theirs in the list, as text.
             let last = 10_usize.pow(u32::try_from(number).expect("few") + 3) - 1;
             give_numbers_after(last);
@@ -339,7 +380,7 @@ mod tests {
                 .join(odd.file_name().expect("a name"));
             for path in [&odd, &same] {
                 let mut second = start("the second", path);
-                let Answer::Refused(LockRefusal::Held { identity, holder }) = second.answer()
+                let GuardAnswer::Refused(LockRefusal::Held { identity, holder }) = second.answer()
                 else {
                     panic!("{shell:?}")
                 };
@@ -369,7 +410,7 @@ mod tests {
             let stdout = holder.stdout.take().expect("piped");
             BufReader::new(stdout).read_line(&mut said).expect("held");
             let mut guard = Running::start(shell, "lock", "nothing", "30", path.as_os_str());
-            let Answer::Refused(LockRefusal::Held { holder: who, .. }) = guard.answer() else {
+            let GuardAnswer::Refused(LockRefusal::Held { holder: who, .. }) = guard.answer() else {
                 panic!("{shell:?}")
             };
             assert_eq!(who, "", "{shell:?}");
@@ -388,16 +429,22 @@ mod tests {
             assert_eq!(guard.answer(), no_target(&absent));
             assert!(!missing.exists());
             let mut guard = Running::start(shell, "lock", "file", "30", missing.as_os_str());
-            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
+            assert!(
+                matches!(guard.answer(), GuardAnswer::Locked(_)),
+                "{shell:?}"
+            );
             assert!(missing.is_file());
             let missing = directory.path().join(format!("{}-dir/below", shell[0]));
             let mut guard = Running::start(shell, "lock", "directory", "30", missing.as_os_str());
-            assert!(matches!(guard.answer(), Answer::Locked(_)), "{shell:?}");
+            assert!(
+                matches!(guard.answer(), GuardAnswer::Locked(_)),
+                "{shell:?}"
+            );
             assert!(missing.is_dir());
             for make in ["file", "directory"] {
                 let path = std::path::Path::new("/proc/nothing");
                 let mut guard = Running::start(shell, "lock", make, "30", path.as_os_str());
-                let Answer::Refused(LockRefusal::Forbidden(reason)) = guard.answer() else {
+                let GuardAnswer::Refused(LockRefusal::Forbidden(reason)) = guard.answer() else {
                     panic!("{shell:?}")
                 };
                 let known = "'/proc/nothing' is not there, and cannot be made: ";
@@ -433,9 +480,9 @@ mod tests {
             guard.answer();
             std::fs::rename(&path, directory.path().join("old")).expect("renamed");
             std::fs::write(&path, "").expect("writable");
-            guard.order(Order::Beat(1));
-            assert_eq!(guard.answer(), Answer::Replaced, "{shell:?}");
-            assert_eq!(guard.answer(), Answer::Beat(1), "{shell:?}");
+            guard.order(GuardOrder::Beat(1));
+            assert_eq!(guard.answer(), GuardAnswer::Replaced, "{shell:?}");
+            assert_eq!(guard.answer(), GuardAnswer::Beat(1), "{shell:?}");
         }
     }
 
@@ -448,16 +495,20 @@ mod tests {
             guard.answer();
             guard.answer();
             // Its stdin stays open all the time.
-            assert_eq!(guard.answer(), Answer::Ended(String::new()), "{shell:?}");
+            assert_eq!(
+                guard.answer(),
+                GuardAnswer::Ended(String::new()),
+                "{shell:?}"
+            );
             assert!(guard.child.wait().expect("a child").success());
         }
     }
 
     /// The run directory of a guard, which is in nobody's way.
     fn run_directory(guard: &mut Running, id: &str) -> std::path::PathBuf {
-        guard.order(Order::MakeRunDirectory(id.into()));
+        guard.order(GuardOrder::MakeRunDirectory(id.into()));
         match guard.answer() {
-            Answer::RunDirectory(path) => path.into(),
+            GuardAnswer::RunDirectory(path) => path.into(),
             other => panic!("{other:?}"),
         }
     }
@@ -467,7 +518,7 @@ mod tests {
         for shell in SHELLS {
             let id = |what| format!("test-{}-{}-{what}", std::process::id(), shell[0]);
             let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
-            assert_eq!(guard.answer(), Answer::Ready);
+            assert_eq!(guard.answer(), GuardAnswer::Ready);
             let path = run_directory(&mut guard, &id("goes"));
             let mode = std::fs::metadata(&path).expect("there").permissions();
             assert_eq!(mode.mode() & 0o7777, 0o700, "{shell:?}");
@@ -476,19 +527,22 @@ mod tests {
             assert!(!path.exists(), "{shell:?}");
 
             let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
-            assert_eq!(guard.answer(), Answer::Ready);
+            assert_eq!(guard.answer(), GuardAnswer::Ready);
             let path = run_directory(&mut guard, &id("stays"));
-            guard.order(Order::KeepRunDirectory);
+            guard.order(GuardOrder::KeepRunDirectory);
             std::fs::write(path.join("file"), "x").expect("ours");
-            guard.order(Order::Done);
-            assert_eq!(guard.answer(), Answer::Left(path.display().to_string()));
+            guard.order(GuardOrder::Done);
+            assert_eq!(
+                guard.answer(),
+                GuardAnswer::Left(path.display().to_string())
+            );
             assert!(guard.child.wait().expect("a child").success());
             assert!(path.exists(), "{shell:?}");
             std::fs::remove_dir_all(path).expect("ours");
 
             // A client that has gone leaves none.
             let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
-            assert_eq!(guard.answer(), Answer::Ready);
+            assert_eq!(guard.answer(), GuardAnswer::Ready);
             let path = run_directory(&mut guard, &id("lost"));
             drop(guard.child.stdin.take());
             assert!(guard.child.wait().expect("a child").success());
@@ -503,7 +557,7 @@ mod tests {
         for shell in SHELLS {
             let start = || {
                 let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
-                assert_eq!(guard.answer(), Answer::Ready);
+                assert_eq!(guard.answer(), GuardAnswer::Ready);
                 guard
             };
             let id = format!("test-{}-{}-two", std::process::id(), shell[0]);
@@ -592,12 +646,12 @@ mod tests {
                 done,
             };
             connection.tell(&*SCRIPT);
-            assert!(matches!(connection.answer(), Answer::Locked(_)));
-            assert_eq!(connection.answer(), Answer::Ready);
+            assert!(matches!(connection.answer(), GuardAnswer::Locked(_)));
+            assert_eq!(connection.answer(), GuardAnswer::Ready);
             connection
         }
 
-        fn answer(&mut self) -> Answer {
+        fn answer(&mut self) -> GuardAnswer {
             read_answer(&mut self.answers)
         }
 
@@ -607,9 +661,9 @@ mod tests {
         }
 
         /// Tells the guard something, and waits until it has done it.
-        fn order(&mut self, order: Order) {
-            self.tell(format!("{order}{}", Order::Beat(1)));
-            assert_eq!(self.answer(), Answer::Beat(1));
+        fn order(&mut self, order: GuardOrder) {
+            self.tell(format!("{order}{}", GuardOrder::Beat(1)));
+            assert_eq!(self.answer(), GuardAnswer::Beat(1));
         }
 
         /// Has the "sshd" do something, and waits until it has.
@@ -619,7 +673,7 @@ mod tests {
         }
 
         /// As when the client is killed: first sshd goes, then its channels.
-        fn lose(mut self) -> Answer {
+        fn lose(mut self) -> GuardAnswer {
             self.shell.kill().expect("it lives");
             self.shell.wait().expect("a child");
             self.guard = None;
@@ -738,18 +792,18 @@ mod tests {
     fn a_command_that_has_been_started_unseen_is_ended_but_no_daemon_of_an_earlier_one() {
         under_each(|number, shell, path| {
             let mut connection = Connection::start(shell, path);
-            connection.order(Order::Starting);
+            connection.order(GuardOrder::Starting);
             let (daemon, its_time) = stubborn(2 * number);
             connection.run(&format!("({daemon})"));
             wait_until("the daemon", || is_running(&its_time));
-            connection.order(Order::Finished);
-            connection.order(Order::Starting);
+            connection.order(GuardOrder::Finished);
+            connection.order(GuardOrder::Starting);
             let (command, time) = stubborn(2 * number + 1);
             connection.run(&command);
             // Nobody has told the guard when the connection ends.
             wait_until("the command", || is_running(&time));
             let answer = connection.lose();
-            assert_eq!(answer, Answer::Ended(String::new()), "{shell:?}");
+            assert_eq!(answer, GuardAnswer::Ended(String::new()), "{shell:?}");
             assert!(!is_running(&time), "{shell:?}");
             assert!(is_running(&its_time), "{shell:?}");
             end(&its_time);
@@ -804,16 +858,20 @@ mod tests {
     fn what_a_command_has_left_that_has_ended_is_spared() {
         under_each(|number, shell, path| {
             let mut connection = Connection::start(shell, path);
-            connection.order(Order::Starting);
+            connection.order(GuardOrder::Starting);
             let (command, time) = stubborn(100 + number);
             let command = command.strip_prefix("setsid ").expect("it does");
             std::fs::write(path.join("command"), format!("{command}\nread x <\"$1\"")).unwrap();
             connection.run(r#"mkfifo "$2/fifo"; setsid sh "$2/command" "$2/fifo" &"#);
             wait_until("the command", || is_running(&time));
-            connection.order(Order::Started);
+            connection.order(GuardOrder::Started);
             connection.run(r#"echo >"$2/fifo"; wait $!"#);
-            connection.order(Order::Finished);
-            assert_eq!(connection.lose(), Answer::Ended(String::new()), "{shell:?}");
+            connection.order(GuardOrder::Finished);
+            assert_eq!(
+                connection.lose(),
+                GuardAnswer::Ended(String::new()),
+                "{shell:?}"
+            );
             assert!(is_running(&time), "{shell:?}");
             end(&time);
         });
@@ -823,7 +881,7 @@ mod tests {
     fn descendants_with_sessions_and_odd_names_are_ended_too_and_nobody_else() {
         under_each(|number, shell, path| {
             let mut connection = Connection::start(shell, path);
-            connection.order(Order::Starting);
+            connection.order(GuardOrder::Starting);
             let (_, its_time) = stubborn(300 + number);
             let mut bystander = Command::new("sleep")
                 .arg(&its_time)
@@ -843,9 +901,9 @@ mod tests {
             std::fs::write(path.join("command"), command).unwrap();
             connection.run(r#"setsid sh "$2/command" &"#);
             wait_until("the command", || is_running(&time));
-            connection.order(Order::Started);
-            connection.tell(Order::Stop);
-            assert_eq!(connection.answer(), Answer::Ended(String::new()));
+            connection.order(GuardOrder::Started);
+            connection.tell(GuardOrder::Stop);
+            assert_eq!(connection.answer(), GuardAnswer::Ended(String::new()));
             assert!(!is_running(&time), "{shell:?}");
             let end = bystander.try_wait().expect("a child");
             assert_eq!(end, None, "{shell:?}");
@@ -867,13 +925,13 @@ mod tests {
             std::fs::write(&sed, breaking).unwrap();
             std::fs::set_permissions(&sed, PermissionsExt::from_mode(0o755)).unwrap();
             let mut connection = Connection::start(shell, path);
-            connection.order(Order::Starting);
+            connection.order(GuardOrder::Starting);
             let (command, time) = stubborn(400 + number);
             connection.run(&command);
             wait_until("the command", || is_running(&time));
-            connection.order(Order::Started);
-            connection.tell(Order::Stop);
-            assert_eq!(connection.answer(), Answer::Ended(String::new()));
+            connection.order(GuardOrder::Started);
+            connection.tell(GuardOrder::Stop);
+            assert_eq!(connection.answer(), GuardAnswer::Ended(String::new()));
             assert!(!is_running(&time), "{shell:?}");
         });
     }
@@ -886,7 +944,7 @@ mod tests {
                 let directory = tempfile::tempdir().expect("tempdir");
                 let path = directory.path();
                 let mut connection = Connection::start(shell, path);
-                connection.order(Order::Starting);
+                connection.order(GuardOrder::Starting);
                 let many = format!(
                     r#"mkfifo "$1/never"; i=0
                     while [ $i -lt {count} ]; do i=$((i + 1)); read x <"$1/never" & done
@@ -895,10 +953,10 @@ mod tests {
                 std::fs::write(path.join("command"), many).unwrap();
                 connection.run(r#"setsid sh "$2/command" "$2" &"#);
                 wait_until("the processes", || path.join("ready").exists());
-                connection.order(Order::Started);
+                connection.order(GuardOrder::Started);
                 let begun = Instant::now();
-                connection.tell(Order::Stop);
-                assert_eq!(connection.answer(), Answer::Ended(String::new()));
+                connection.tell(GuardOrder::Stop);
+                assert_eq!(connection.answer(), GuardAnswer::Ended(String::new()));
                 begun.elapsed()
             });
             timing.join().expect("it does not panic")
@@ -927,11 +985,33 @@ mod tests {
 
     #[test]
     fn answers_are_read_and_noise_is_told_from_them() {
-        assert_eq!(Answer::parse(b"BEAT 12"), Answer::Beat(12));
-        assert_eq!(Answer::parse(b"ENDED 4 5"), Answer::Ended("4 5".into()));
-        assert!(matches!(Answer::parse(b"Welcome to db7"), Answer::Noise(_)));
-        assert!(matches!(Answer::parse(b"BEAT x"), Answer::Noise(_)));
-        assert!(matches!(Answer::parse(b"\xff\0"), Answer::Noise(_)));
+        let mut reader = AnswerReader::default();
+        let mut answers = VecDeque::new();
+        let text =
+            format!("BEAT 1\nWelcome to db7\nnow {BEGIN}\nBEAT 12\nBEAT x\nother\nENDED 4 5\n");
+        for byte in text.bytes() {
+            reader.read(&[byte], &mut answers);
+        }
+        assert_eq!(
+            answers,
+            [GuardAnswer::Beat(12), GuardAnswer::Ended("4 5".into())]
+        );
+        assert_eq!(reader.noise(), "other");
+    }
+
+    #[test]
+    fn a_flood_before_the_first_word_takes_bounded_memory() {
+        let mut reader = AnswerReader::default();
+        let mut answers = VecDeque::new();
+        for _ in 0..100 {
+            reader.read(&[b'x'; LONGEST_LINE], &mut answers);
+            reader.read(&b"y\n".repeat(LONGEST_LINE), &mut answers);
+        }
+        reader.read(&[b'x'; 3 * LONGEST_LINE], &mut answers);
+        assert!(reader.line.len() <= LONGEST_LINE);
+        reader.read(format!("{BEGIN}\nREADY\n").as_bytes(), &mut answers);
+        assert_eq!(answers, [GuardAnswer::Ready]);
+        assert_eq!(reader.noise(), "y");
     }
 
     #[test]
@@ -950,13 +1030,16 @@ mod tests {
             path: vec![b'\''; 4096],
             make: Make::File,
         };
-        let guard = Guard {
-            lock: Some(&target),
+        let arguments = Arguments {
+            lock: Some(target),
             lease: Duration::from_secs(30),
-            holder: "alice",
-            sudo: Some(&nonces),
+            holder: "alice".to_owned(),
         };
-        assert!(guard.command().len() < crate::remote::command_line::MAX_LENGTH);
+        let login = Login {
+            sudo: Some(&nonces),
+            ..Login::PLAIN
+        };
+        assert!(start(&arguments, &login).len() < crate::remote::command_line::MAX_LENGTH);
     }
 
     #[test]
@@ -965,17 +1048,16 @@ mod tests {
             path: b"/a 'b' \"$c\" \xff\n*".to_vec(),
             make: Make::Nothing,
         };
-        let guard = Guard {
-            lock: Some(&target),
+        let arguments = Arguments {
+            lock: Some(target),
             lease: Duration::from_millis(1),
-            holder: "alice\nBEAT 1",
-            sudo: None,
+            holder: "alice\nBEAT 1".to_owned(),
         };
         // Another script of the same length, which prints its arguments.
         let script = "printf '%s|' \"$@\"; exit\n";
         let script = format!("{script:width$}", width = SCRIPT.len());
         let mut child = Command::new("sh")
-            .args(["-c", &guard.command()])
+            .args(["-c", &start(&arguments, &Login::PLAIN)])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

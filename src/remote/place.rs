@@ -9,9 +9,8 @@
 
 use std::sync::LazyLock;
 
-use crate::remote::command_line::{RUN_DIRECTORIES, RUN_NAME, quote};
-use crate::remote::sudo::Nonces;
-use crate::remote::{call_announced, without_comments};
+use super::command_line::Directory;
+use super::login::{Login, call_announced, without_comments};
 
 /// The sync tool that is used when the user names none.
 pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
@@ -20,24 +19,17 @@ static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!
 
 /// The string for the login shell that puts the files of the run directory in
 /// place, under `/`. The run directory stays.
-#[must_use]
-pub fn place(sudo: Option<&Nonces>) -> String {
-    let find = r#"set -- "$base/$1" "$2""#;
-    let script = format!("{RUN_DIRECTORIES}\n{find}\n{}", *SCRIPT);
-    call(&script, RUN_NAME.to_string().as_bytes(), b"/", sudo)
+pub(super) fn place(login: &Login<'_>) -> String {
+    let find = Directory::find_run_directory(login);
+    let script = format!("{find}\nset -- \"$base/$name\" /\n{}", *SCRIPT);
+    call_announced(&script, "orgalorg-place", login)
 }
 
-/// The string for the login shell that tells with its exit status whether the
-/// default tool is there (0) or not (1).
-#[must_use]
-pub fn find_default_tool(sudo: Option<&Nonces>) -> String {
+/// The string for the login shell whose exit status tells whether the default tool
+/// is there (0) or not (1).
+pub(super) fn find_default_tool(login: &Login<'_>) -> String {
     let script = "[ -f \"$1\" ] && [ -x \"$1\" ]";
-    call_announced(script, &format!("orgalorg-find {DEFAULT_TOOL}"), sudo)
-}
-
-fn call(script: &str, directory: &[u8], root: &[u8], sudo: Option<&Nonces>) -> String {
-    let arguments = format!("orgalorg-place {} {}", quote(directory), quote(root));
-    call_announced(script, &arguments, sudo)
+    call_announced(script, &format!("orgalorg-find {DEFAULT_TOOL}"), login)
 }
 
 #[cfg(test)]

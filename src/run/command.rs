@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::input::{self, Input, InputError};
-use crate::cluster::node::{Job, Order, Protocol};
-use crate::config::{Command, GuardLines, InputFile};
+use crate::cluster::job::{Job, JobKind, Order, Protocol};
+use crate::config::{Command, InputFile};
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Outcome, ToolEnd, ToolEvent};
 use crate::output::{Phase, summary};
+use crate::remote::script::Script;
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 use crate::ssh::process::TerminalSize;
@@ -32,15 +33,15 @@ impl Run {
         &mut self,
         command: Command,
         tool: Tool,
-        conduct: Conduct<'_>,
+        conduct: Conduct,
     ) -> Result<(), Stop> {
-        let job = self.job(command, tool, conduct.guard)?;
+        let job = self.job(command, tool)?;
         self.last_step(&job, conduct)
     }
 
     /// As [`Run::command`], as one step of a run: hosts on which it went well are
     /// ready for more.
-    pub(super) fn step(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn step(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
         self.run_job(job, conduct)?;
         for node in self.nodes(|state| matches!(state, State::Passed)) {
             self.states[node.0] = State::Guarded(None);
@@ -49,12 +50,12 @@ impl Run {
     }
 
     /// As [`Run::step`], as the last step.
-    pub(super) fn last_step(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn last_step(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
         self.is_last_step = true;
         self.run_job(job, conduct)
     }
 
-    fn run_job(&mut self, job: &Arc<Job>, conduct: Conduct<'_>) -> Result<(), Stop> {
+    fn run_job(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
         let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
         let mut fan_out = FanOut::new(conduct.threads, ready);
         // Until then tools may end that cannot do without one that has failed.
@@ -87,7 +88,7 @@ impl Run {
             if conduct.fail_fast {
                 return Err(Stop::FailFast);
             }
-            if let Some(protocol) = &job.protocol {
+            if let JobKind::Tool(protocol) = &job.kind {
                 // It may have ended before it knew of a tool. (The coordinator
                 // may have ended too.)
                 let _ = protocol
@@ -120,24 +121,23 @@ impl Run {
         outcome.is_some_and(|outcome| !outcome.is_ok())
     }
 
-    fn job(&self, command: Command, tool: Tool, guard: &GuardLines) -> Result<Arc<Job>, Stop> {
+    fn job(&self, command: Command, tool: Tool) -> Result<Arc<Job>, Stop> {
         let input = command
             .input
             .map(|file| self.input(file))
             .transpose()
             .map_err(|error| Stop::Local(Tree::from_error(&error)))?;
         Ok(Arc::new(Job {
-            command: command.line,
-            as_root: command.as_root,
-            needs_bash: command.needs_bash,
-            sudo: self.sudo_job(command.nonces),
-            sweep: Arc::new(self.guard_job(guard, &guard.sweep)),
-            terminal: command.terminal.then(local_terminal),
-            input,
+            script: Script::Command(command.line),
+            kind: match tool.protocol {
+                Some(protocol) => JobKind::Tool(protocol),
+                None => JobKind::Command {
+                    input,
+                    terminal: command.terminal.then(local_terminal),
+                },
+            },
             timeout: command.timeout,
             keeps_run_directory: tool.keeps_run_directory,
-            protocol: tool.protocol,
-            script: None,
         }))
     }
 

@@ -1,21 +1,23 @@
 //! Step 2 of a run: connect to all hosts, decide about unknown host keys, and
 //! judge whether the run may begin.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::cluster::fan_out::FanOut;
-use crate::cluster::node::Order;
+use crate::cluster::job::Order;
 use crate::config::Config;
 use crate::error::{ExitStatus, Tree};
 use crate::event::{HostKey, Level, NodeEvent, NodeId, Outcome, Status};
-use crate::hosts::Target;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
+use crate::hosts::{HostKeyPolicy, Target};
 use crate::output::summary;
 use crate::output::{Message, Phase};
 use crate::run::ending::{Stop, flush};
 use crate::run::terminal::{self, NoAnswer};
 use crate::run::{Run, State};
-use crate::ssh::host_keys::{self, Judgement, Policy};
+use crate::ssh::host_keys::{self, Judgement};
 
 /// A host that takes longer than this to connect is remarked on.
 const SLOW: Duration = Duration::from_secs(2);
@@ -39,12 +41,12 @@ pub(super) enum Pace {
 
 impl Pace {
     /// When it is over, counted from the beginning.
-    fn ends_after(self, config: &Config) -> Option<Duration> {
+    fn ends_after(self, connect_timeout: Duration) -> Option<Duration> {
         match self {
             Self::Normal => Some(SLOW),
             // (Never before the remark, so that a state has one successor.)
-            Self::Slow => Some(SLOW.max(config.connection.timeout + OVERDUE)),
-            Self::Overdue => Some(SLOW.max(config.connection.timeout + OVERDUE) + OVERDUE),
+            Self::Slow => Some(SLOW.max(connect_timeout + OVERDUE)),
+            Self::Overdue => Some(SLOW.max(connect_timeout + OVERDUE) + OVERDUE),
             Self::GivenUp => None,
         }
     }
@@ -67,25 +69,20 @@ impl Run {
             while let Some(node) = fan_out.admit() {
                 self.start(node);
             }
-            let policy = config.connection.host_keys;
-            // One question for all of them, when no more are to come.
-            let may_decide = match policy {
-                Policy::AcceptNew => self.cluster.events().is_empty(),
-                _ => fan_out.is_idle(),
-            };
-            if may_decide && !self.unknown_keys.is_empty() {
-                for node in self.decide(config)? {
+            let unknown = self.keys_to_decide(fan_out.is_idle());
+            if !unknown.is_empty() {
+                for node in self.decide(unknown)? {
                     fan_out.queue(node);
                 }
             } else if fan_out.is_idle() && !self.is_asking() {
                 return self.judge(config.skip_unreachable);
-            } else if let Some(node) = self.next_event(self.next_remark(config))? {
+            } else if let Some(node) = self.next_event(self.next_remark())? {
                 if !matches!(self.states[node.0], State::Connecting(..)) {
                     fan_out.release(node);
                 }
             } else {
-                for node in self.hurry_slow_ones(config) {
-                    self.give_up(node, config)?;
+                for node in self.hurry_slow_ones() {
+                    self.give_up(node)?;
                     fan_out.release(node);
                 }
             }
@@ -111,11 +108,14 @@ impl Run {
         }
     }
 
-    fn next_remark(&self, config: &Config) -> Option<Instant> {
-        let states = self.states.iter();
+    fn next_remark(&self) -> Option<Instant> {
+        let states = self.states.iter().enumerate();
         states
-            .filter_map(|state| match state {
-                State::Connecting(since, pace) => pace.ends_after(config).map(|time| *since + time),
+            .filter_map(|(index, state)| match state {
+                State::Connecting(since, pace) => {
+                    let timeout = self.cluster.endpoint(NodeId(index)).connect_timeout;
+                    pace.ends_after(timeout).map(|time| *since + time)
+                }
                 _ => None,
             })
             .min()
@@ -123,7 +123,7 @@ impl Run {
 
     /// Remarks on those that are slow, and ends those that take too long. Returns
     /// the ones that not even this has ended.
-    fn hurry_slow_ones(&mut self, config: &Config) -> Vec<NodeId> {
+    fn hurry_slow_ones(&mut self) -> Vec<NodeId> {
         let now = Instant::now();
         let mut slow = Vec::new();
         let mut hopeless = Vec::new();
@@ -131,7 +131,8 @@ impl Run {
             let State::Connecting(since, pace) = state else {
                 continue;
             };
-            while let Some(time) = pace.ends_after(config)
+            let timeout = self.cluster.endpoint(NodeId(index)).connect_timeout;
+            while let Some(time) = pace.ends_after(timeout)
                 && now >= *since + time
             {
                 *pace = pace.next();
@@ -151,40 +152,53 @@ impl Run {
     /// Ends a node from here whose thread waits for something that cannot be
     /// interrupted: its name is being looked up, or the agent does not answer. When
     /// the thread wakes, it finds its time up.
-    fn give_up(&mut self, node: NodeId, config: &Config) -> Result<(), Stop> {
+    fn give_up(&mut self, node: NodeId) -> Result<(), Stop> {
         let reason = Tree::new(format!(
             "timed out after {}s",
-            config.connection.timeout.as_secs_f64()
+            self.cluster.endpoint(node).connect_timeout.as_secs_f64()
         ))
         .because("its name is still being looked up, or the agent does not answer");
         let outcome = Outcome::failed(Status::Unreachable, reason);
         self.note(node, NodeEvent::Ended(outcome))
     }
 
-    /// Decides about the keys that are unknown by now, and returns the nodes
-    /// that may go on.
-    fn decide(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
-        let mut unknown = std::mem::take(&mut self.unknown_keys);
+    /// Takes the unknown keys that can be decided on now: those to be recorded
+    /// without a question once no event waits, all others when no more are to come,
+    /// so that there is one question for all of them.
+    fn keys_to_decide(&mut self, is_idle: bool) -> Vec<(NodeId, HostKey)> {
+        let may_record = is_idle || self.cluster.events().is_empty();
+        let unknown = std::mem::take(&mut self.unknown_keys);
+        let (mut now, later): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(node, _)| {
+            match self.cluster.endpoint(*node).host_keys {
+                HostKeyPolicy::AcceptNew => may_record,
+                _ => is_idle,
+            }
+        });
+        self.unknown_keys = later;
         // In the order in which they were named, not in that in which they answered.
-        unknown.sort_by_key(|(node, _)| *node);
-        let accepted = match config.connection.host_keys {
-            Policy::Ask => self.ask_about(&unknown, config)?,
-            _ => true,
-        };
-        if !accepted {
-            for (node, key) in &unknown {
+        now.sort_by_key(|(node, _)| *node);
+        now
+    }
+
+    /// Decides about unknown keys, and returns the nodes that may go on.
+    fn decide(&mut self, unknown: Vec<(NodeId, HostKey)>) -> Result<Vec<NodeId>, Stop> {
+        let (asking, mut accepted): (Vec<_>, Vec<_>) = unknown
+            .into_iter()
+            .partition(|(node, _)| self.cluster.endpoint(*node).host_keys == HostKeyPolicy::Ask);
+        if !asking.is_empty() && self.ask_about(&asking)? {
+            accepted.extend(asking);
+        } else {
+            for (node, key) in &asking {
                 self.distrust(*node, host_keys::unknown(key));
             }
-            return Ok(Vec::new());
         }
-        let verdicts = self.record(&unknown, config);
         let mut trusted = Vec::new();
-        for ((node, key), verdict) in unknown.iter().zip(verdicts) {
+        for (node, key, verdict) in self.record(accepted) {
             let Target { host, port, .. } = &self.targets[node.0];
-            match host_keys::judge(Policy::AcceptNew, verdict, host, *port, key) {
+            match host_keys::judge(HostKeyPolicy::AcceptNew, verdict, host, *port, &key) {
                 // Somebody else recorded another key meanwhile.
-                Judgement::Refused(reason) => self.distrust(*node, reason),
-                _ => trusted.push(*node),
+                Judgement::Refused(reason) => self.distrust(node, reason),
+                _ => trusted.push(node),
             }
         }
         Ok(trusted)
@@ -195,7 +209,7 @@ impl Run {
     }
 
     /// Asks the user, if there is one.
-    fn ask_about(&self, unknown: &[(NodeId, HostKey)], config: &Config) -> Result<bool, Stop> {
+    fn ask_about(&self, unknown: &[(NodeId, HostKey)]) -> Result<bool, Stop> {
         let mut question = match unknown.len() {
             1 => "The host key of this node is not known:\n".to_owned(),
             several => format!("The host keys of these {several} nodes are not known:\n"),
@@ -205,8 +219,16 @@ impl Run {
             question.push_str(&format!("  {node} {} {}\n", key.algorithm, key.fingerprint));
         }
         question.push_str("Connect, and record the keys");
-        if let Some(file) = config.connection.known_hosts.first() {
-            question.push_str(&format!(" in '{}'", file.display()));
+        let files: BTreeSet<&Path> = unknown
+            .iter()
+            .filter_map(|(node, _)| self.file_to_record_in(*node))
+            .collect();
+        if !files.is_empty() {
+            let files: Vec<String> = files
+                .iter()
+                .map(|file| format!("'{}'", file.display()))
+                .collect();
+            question.push_str(&format!(" in {}", files.join(" and ")));
         }
         question.push_str("? (yes/no) ");
         // What has been said so far stands above the question.
@@ -219,9 +241,33 @@ impl Run {
         }
     }
 
-    /// Records keys. Where that cannot be done they are trusted for this run,
-    /// as ssh does.
-    fn record(&self, keys: &[(NodeId, HostKey)], config: &Config) -> Vec<Verdict> {
+    /// Where new keys of a node are recorded.
+    fn file_to_record_in(&self, node: NodeId) -> Option<&Path> {
+        let files = &self.cluster.endpoint(node).known_hosts;
+        files.user.first().map(PathBuf::as_path)
+    }
+
+    /// Records keys. Where that cannot be done they are trusted for this run, as ssh
+    /// does.
+    fn record(&self, keys: Vec<(NodeId, HostKey)>) -> Vec<(NodeId, HostKey, Verdict)> {
+        let mut by_file: BTreeMap<Option<&Path>, Vec<(NodeId, HostKey)>> = BTreeMap::new();
+        for (node, key) in keys {
+            let file = self.file_to_record_in(node);
+            by_file.entry(file).or_default().push((node, key));
+        }
+        let mut recorded = Vec::new();
+        for (file, keys) in by_file {
+            let verdicts = match file {
+                Some(file) => self.record_in(file, &keys),
+                None => keys.iter().map(|_| Verdict::Unknown).collect(),
+            };
+            let keys = keys.into_iter().zip(verdicts);
+            recorded.extend(keys.map(|((node, key), verdict)| (node, key, verdict)));
+        }
+        recorded
+    }
+
+    fn record_in(&self, file: &Path, keys: &[(NodeId, HostKey)]) -> Vec<Verdict> {
         let entries: Vec<NewKey<'_>> = keys
             .iter()
             .map(|(node, key)| NewKey {
@@ -230,10 +276,6 @@ impl Run {
                 key: &key.blob,
             })
             .collect();
-        let all_new = || keys.iter().map(|_| Verdict::Unknown).collect();
-        let Some(file) = config.connection.known_hosts.first() else {
-            return all_new();
-        };
         match known_hosts::append(file, &entries, false) {
             Ok(verdicts) => {
                 let is_new = |verdict: &&Verdict| **verdict == Verdict::Unknown;
@@ -251,7 +293,7 @@ impl Run {
                     Level::Warn,
                     Tree::new(text).because(Tree::from_error(&error)),
                 );
-                all_new()
+                keys.iter().map(|_| Verdict::Unknown).collect()
             }
         }
     }

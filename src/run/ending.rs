@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, RecvError, after, at, bounded, select};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::signal_name;
 
-use crate::cluster::node::Order;
+use crate::cluster::job::Order;
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, Log, NodeId, Outcome};
 use crate::hosts::{Target, fold};

@@ -6,14 +6,15 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::cluster::LEASE_PERIODS;
 use crate::cluster::fan_out::FanOut;
-use crate::cluster::node::{GuardJob, Order, SudoJob};
-use crate::config::{Config, GuardLines, Lines};
+use crate::cluster::job::Order;
+use crate::config::Config;
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Identity, Level, LockRefusal, NodeId};
 use crate::output::Phase;
 use crate::output::summary::{self, Failure};
-use crate::remote::sudo::Nonces;
+use crate::remote::guard::{self, LockTarget};
 use crate::run::ending::Stop;
 use crate::run::{Run, State};
 
@@ -42,7 +43,7 @@ impl Run {
                     return Err(self.refuse(&refused));
                 }
                 self.warn_about(&refused);
-                return self.guard(refused, &config.guard.plain, config);
+                return self.guard(refused, None, config);
             }
             if pause == PAUSES.0 {
                 self.log(
@@ -64,7 +65,7 @@ impl Run {
     fn try_to_lock(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
         let mut nodes = self.nodes(|state| matches!(state, State::Connected));
         if !config.lock.is_wanted {
-            self.guard(nodes, &config.guard.plain, config)?;
+            self.guard(nodes, None, config)?;
             return Ok(Vec::new());
         }
         nodes.sort_by_key(|node| {
@@ -72,28 +73,38 @@ impl Run {
             (target.host.clone(), target.port)
         });
         let others = nodes.split_off(nodes.len().min(1));
-        self.guard(nodes, &config.guard.locking, config)?;
+        self.guard(nodes, Some(&config.lock.target), config)?;
         let refused = self.refused();
         if !refused.is_empty() && !config.lock.is_optional {
             return Ok(refused);
         }
-        self.guard(others, &config.guard.locking, config)?;
+        self.guard(others, Some(&config.lock.target), config)?;
         let (ours, refused): (Vec<NodeId>, Vec<NodeId>) = self
             .refused()
             .into_iter()
             .partition(|node| self.is_ours(*node));
-        self.guard(ours, &config.guard.plain, config)?;
+        self.guard(ours, None, config)?;
         Ok(refused)
     }
 
     /// Starts a guard on each of these hosts and waits for all of them.
-    fn guard(&mut self, nodes: Vec<NodeId>, lines: &Lines, config: &Config) -> Result<(), Stop> {
-        let job = Arc::new(self.guard_job(&config.guard, lines));
+    fn guard(
+        &mut self,
+        nodes: Vec<NodeId>,
+        lock: Option<&LockTarget>,
+        config: &Config,
+    ) -> Result<(), Stop> {
+        let arguments = Arc::new(guard::Arguments {
+            lock: lock.cloned(),
+            lease: config.heartbeat * LEASE_PERIODS,
+            holder: self.holder.clone(),
+        });
         let mut fan_out = FanOut::new(config.threads, nodes);
         loop {
             while let Some(node) = fan_out.admit() {
                 self.states[node.0] = State::Locking;
-                self.cluster.order(node, Order::Guard(Arc::clone(&job)));
+                self.cluster
+                    .order(node, Order::Guard(Arc::clone(&arguments)));
             }
             if fan_out.is_idle() {
                 // Hosts that were lost, or did not let the guard in.
@@ -105,20 +116,6 @@ impl Run {
                 fan_out.release(node);
             }
         }
-    }
-
-    pub(super) fn guard_job(&self, guard: &GuardLines, lines: &Lines) -> GuardJob {
-        GuardJob {
-            command: lines.as_user.clone(),
-            as_root: lines.as_root.clone(),
-            sudo: self.sudo_job(guard.nonces.clone()),
-            period: guard.period,
-        }
-    }
-
-    pub(super) fn sudo_job(&self, nonces: Option<Nonces>) -> Option<SudoJob> {
-        let password = self.sudo_password.clone();
-        nonces.map(|nonces| SudoJob { nonces, password })
     }
 
     fn refused(&self) -> Vec<NodeId> {
@@ -265,6 +262,20 @@ pub(super) fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
         }
     };
     ("can't acquire lock", Some(reason))
+}
+
+/// The holder of the locks of this run, as other runs show it: `ops@deploy1 since
+/// 2026-01-31 12:00:00 +00:00`.
+pub(super) fn holder() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::current());
+    let user = match user {
+        Ok(Some(user)) => user.name,
+        _ => "somebody".to_owned(),
+    };
+    let host = rustix::system::uname();
+    let host = host.nodename().to_string_lossy().into_owned();
+    let time = jiff::ZonedDateTime::now().strftime("%F %T %:z");
+    format!("{user}@{host} since {time}")
 }
 
 /// From a half to one and a half: two runs must not come back together.

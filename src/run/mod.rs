@@ -29,22 +29,22 @@ use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 
 use crate::cluster::Cluster;
 use crate::cluster::input::InputError;
-use crate::cluster::node::Settings;
+use crate::cluster::node::Shared;
 use crate::cluster::stream::Stream;
-use crate::config::{Config, GuardLines, Look, Mode};
+use crate::cluster::sudo_dialog::Sudo;
+use crate::config::{Config, Look, Mode};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{
     HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
 };
-use crate::hosts::Target;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
+use crate::hosts::{Endpoint, HostKeyPolicy, Target};
 use crate::output::credit;
 use crate::output::printer::{self, LastWords, OutputError};
 use crate::output::screen::{Screen, Standing};
 use crate::output::summary::{self, Extent};
 use crate::output::{Display, Phase};
-use crate::ssh::auth::Secret;
-use crate::ssh::host_keys::Policy;
+use crate::remote::sudo::Nonces;
 
 use command::Tool;
 use connecting::Pace;
@@ -65,11 +65,11 @@ pub fn run(config: Config) -> Result<ExitStatus, Tree> {
     raise_descriptor_limit();
     let mut outlets = Outlets::open(&config)
         .map_err(|error| Tree::new("can't start").because(Tree::from_error(&error)))?;
-    let secrets = match prepare(&config, &outlets) {
-        Ok(secrets) => secrets,
+    let shared = match prepare(&config, &outlets) {
+        Ok(shared) => shared,
         Err(stop) => return Ok(outlets.close(stop, config.targets.len())),
     };
-    let mut run = Run::new(&config, outlets, secrets);
+    let mut run = Run::new(&config, outlets, shared);
     let result = run.play(config);
     Ok(run.end(result))
 }
@@ -158,42 +158,56 @@ fn extent(look: &Look) -> Extent {
     }
 }
 
-/// What is needed from this machine and its user before the first connection.
-struct Prepared {
-    settings: Settings,
-    sudo_password: Option<Secret>,
-}
-
-fn prepare(config: &Config, outlets: &Outlets) -> Result<Prepared, Stop> {
-    let display = &outlets.display;
+/// Takes what is needed from this machine and its user before the first connection.
+fn prepare(config: &Config, console: &Outlets) -> Result<Shared, Stop> {
+    let display = &console.display;
     if let Some(files) = displays::Displays::new(config).files() {
         files.check().map_err(Stop::Output)?;
     }
-    let connection = &config.connection;
-    let (known_hosts, problems) =
-        KnownHosts::load(&connection.known_hosts, &connection.global_known_hosts);
-    for problem in &problems {
-        display.log(Level::Warn, describe(problem));
-    }
-    if connection.host_keys == Policy::Off {
+    let known_hosts = load_known_hosts(config, display);
+    let is_off = |endpoint: &Endpoint| endpoint.host_keys == HostKeyPolicy::Off;
+    if config.endpoints.iter().any(is_off) {
         let warning = "host keys are not checked: anybody could be listening in";
         display.log(Level::Warn, warning.into());
     }
     let Secrets {
         credentials,
         sudo_password,
-    } = secrets::collect(config, &outlets.signals, display)?;
-    Ok(Prepared {
-        settings: Settings {
-            known_hosts,
-            policy: connection.host_keys,
-            credentials,
-            connect_timeout: connection.timeout,
-            liveness: connection.liveness,
-            credit: credit::limit(config.targets.len()),
-        },
-        sudo_password,
+    } = secrets::collect(config, &console.signals, display)?;
+    let has_password = sudo_password.is_some();
+    let nonces = || Ok(Nonces::new(random()?, has_password));
+    let nonces = config.sudo.then(nonces).transpose().map_err(Stop::Local)?;
+    Ok(Shared {
+        known_hosts,
+        credentials,
+        sudo: nonces.map(|nonces| Sudo {
+            nonces,
+            password: sudo_password,
+        }),
+        heartbeat: config.heartbeat,
+        credit: credit::limit(config.targets.len()),
     })
+}
+
+/// Reads the known_hosts files of the run. (All endpoints have the same today.)
+fn load_known_hosts(config: &Config, display: &Display) -> KnownHosts {
+    let Some(endpoint) = config.endpoints.first() else {
+        return KnownHosts::default();
+    };
+    let files = &endpoint.known_hosts;
+    let (known_hosts, problems) = KnownHosts::load(&files.user, &files.global);
+    for problem in &problems {
+        display.log(Level::Warn, describe(problem));
+    }
+    known_hosts
+}
+
+/// Random bytes of the system.
+fn random<const N: usize>() -> Result<[u8; N], Tree> {
+    let mut random = [0; N];
+    getrandom::fill(&mut random)
+        .map_err(|error| Tree::new(format!("the system gives no random numbers: {error}")))?;
+    Ok(random)
 }
 
 fn describe(problem: &Problem) -> Tree {
@@ -283,7 +297,6 @@ struct Run {
     cluster: Cluster,
     outlets: Outlets,
     input_problems: (Sender<InputError>, Receiver<InputError>),
-    sudo_password: Option<Secret>,
     /// A lock that cannot be had, or is lost, is only a warning (`-t`, `-y`).
     lock_is_optional: bool,
     /// Hosts have something to finish, and results to tell.
@@ -300,6 +313,8 @@ struct Run {
     leftovers: Vec<(NodeId, String)>,
     /// Where it is not known whether all has ended.
     unconfirmed: Vec<NodeId>,
+    /// The holder of the locks, for other runs.
+    holder: String,
     /// How much is told where many hosts fail.
     extent: Extent,
     /// What the run is busy with.
@@ -309,9 +324,7 @@ struct Run {
 
 /// How a run is done.
 #[derive(Clone, Copy)]
-struct Conduct<'a> {
-    /// What ends commands where the guard is gone.
-    guard: &'a GuardLines,
+struct Conduct {
     /// How many hosts are started at once.
     threads: usize,
     /// Hosts that fail early are dropped (`-w`).
@@ -321,18 +334,22 @@ struct Conduct<'a> {
 }
 
 impl Run {
-    fn new(config: &Config, outlets: Outlets, prepared: Prepared) -> Self {
+    fn new(config: &Config, outlets: Outlets, shared: Shared) -> Self {
         let targets: Arc<[Target]> = config.targets.clone().into();
         let display = outlets.display.clone();
         Self {
             states: targets.iter().map(|_| State::Waiting).collect(),
-            cluster: Cluster::new(Arc::clone(&targets), prepared.settings, display),
+            cluster: Cluster::new(
+                Arc::clone(&targets),
+                config.endpoints.clone(),
+                shared,
+                display,
+            ),
             targets,
             unknown_keys: Vec::new(),
             outlets,
             // Unbounded, for the one thing that a feeder says.
             input_problems: unbounded(),
-            sudo_password: prepared.sudo_password,
             lock_is_optional: config.lock.is_optional,
             has_commands: matches!(
                 config.mode,
@@ -344,6 +361,7 @@ impl Run {
             followers: Vec::new(),
             leftovers: Vec::new(),
             unconfirmed: Vec::new(),
+            holder: locking::holder(),
             extent: extent(&config.look),
             phase: Phase::Connect,
             results: Results::default(),
@@ -355,7 +373,6 @@ impl Run {
         self.connect(&config)?;
         self.lock(&config)?;
         let conduct = Conduct {
-            guard: &config.guard,
             threads: config.threads,
             is_loose: config.skip_unreachable,
             fail_fast: config.fail_fast,

@@ -1,7 +1,8 @@
 //! What is needed to log in, collected before the first connection: keys are
 //! read and unlocked once, passwords asked for once, for all hosts.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -26,21 +27,26 @@ pub(super) fn collect(
     signals: &Receiver<i32>,
     log: &dyn Log,
 ) -> Result<Secrets, Stop> {
+    let limit = config
+        .endpoints
+        .iter()
+        .map(|endpoint| endpoint.connect_timeout);
+    let limit = limit.max().unwrap_or_default();
     let mut collector = Collector {
         agent: Vec::new(),
         credentials: Credentials::default(),
         signals,
         log,
     };
-    collector.ask_agent(config.connection.timeout)?;
-    for file in &config.connection.keys {
+    collector.ask_agent(limit)?;
+    for file in &config.keys {
         collector.add_named(file)?;
     }
     let only_password = config.secrets.password;
     if !only_password {
         collector.add_agents();
-        let may_ask = config.connection.keys.is_empty();
-        for path in &config.connection.default_keys {
+        let may_ask = config.keys.is_empty();
+        for path in identity_files(config) {
             collector.add_default(path, may_ask)?;
         }
     }
@@ -63,6 +69,17 @@ pub(super) fn collect(
         },
         sudo_password,
     })
+}
+
+/// The identity files of all endpoints, each once.
+fn identity_files(config: &Config) -> Vec<&Path> {
+    let endpoints = config.endpoints.iter();
+    let mut seen = HashSet::new();
+    endpoints
+        .flat_map(|endpoint| endpoint.identity_files.iter())
+        .map(PathBuf::as_path)
+        .filter(|path| seen.insert(*path))
+        .collect()
 }
 
 struct Collector<'a> {

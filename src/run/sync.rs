@@ -5,30 +5,31 @@ use std::sync::Arc;
 
 use crossbeam_channel::unbounded;
 
-use crate::cluster::node::{Job, Order, Protocol, Script};
-use crate::config::{Lines, Sync};
+use crate::cluster::job::{Job, Order, Protocol};
+use crate::config::{Placing, Sync};
 use crate::error::{ExitStatus, Tree};
 use crate::event::{Level, NodeId, Status};
 use crate::hosts::fold;
 use crate::output::{Message, summary};
+use crate::remote::command_line::Directory;
 use crate::remote::place::DEFAULT_TOOL;
 use crate::remote::protocol::{Names, Prefix};
-use crate::remote::sudo::Nonces;
+use crate::remote::script::Script;
 use crate::run::command::Tool;
 use crate::run::coordinator::{self, Action, Coordinator};
 use crate::run::ending::Stop;
-use crate::run::{Conduct, Run, State};
+use crate::run::{Conduct, Run, State, random};
 
 impl Run {
     /// Uploads, and runs the sync tool where that went well.
-    pub(super) fn sync(&mut self, sync: Sync, conduct: Conduct<'_>) -> Result<(), Stop> {
-        let nonces = sync.tool.nonces.clone();
-        let has_tool = match &sync.find {
-            Some(lines) => self.find_tool(lines, nonces.as_ref(), conduct)?,
-            None => true,
+    pub(super) fn sync(&mut self, sync: Sync, conduct: Conduct) -> Result<(), Stop> {
+        let has_tool = !sync.is_default_tool || self.find_tool(conduct)?;
+        let is_placing = match sync.placing {
+            Placing::Never => false,
+            Placing::InsteadOfTool => !has_tool,
+            Placing::BeforeTool => true,
         };
-        let place = sync.place.filter(|place| place.is_wanted || !has_tool);
-        if !has_tool && place.is_none() {
+        if !has_tool && !is_placing {
             return Err(self.no_tool());
         }
         if !has_tool && !sync.tool_options.is_empty() {
@@ -40,15 +41,15 @@ impl Run {
         }
         let mut has_run_directory = false;
         if let Some(upload) = sync.upload {
-            has_run_directory = upload.run_directory.is_some();
+            has_run_directory = upload.directory == Directory::Run;
             self.upload(upload, conduct)?;
             self.judge_upload(conduct)?;
         }
-        if let Some(place) = &place {
+        if is_placing {
             // It is a sync tool, and may take as long as one.
             let job = Arc::new(Job {
                 timeout: sync.tool.timeout,
-                ..self.plain_job(Script::Place, &place.lines, nonces.as_ref(), conduct)
+                ..Job::internal(Script::Place)
             });
             if !has_tool {
                 return self.last_step(&job, conduct);
@@ -57,10 +58,10 @@ impl Run {
             self.judge_upload(conduct)?;
         }
         // What has been put in place is of no use in the run directory.
-        let keeps_run_directory = has_run_directory && place.is_none();
-        let protocol = match sync.protocol {
-            Some(prefix) => Some(self.coordinate(prefix, conduct)?),
-            None => None,
+        let keeps_run_directory = has_run_directory && !is_placing;
+        let protocol = match sync.speaks_protocol {
+            true => Some(self.coordinate(conduct)?),
+            false => None,
         };
         let tool = Tool {
             keeps_run_directory,
@@ -70,13 +71,8 @@ impl Run {
     }
 
     /// Whether the default tool is there: on all hosts, or on none.
-    fn find_tool(
-        &mut self,
-        lines: &Lines,
-        nonces: Option<&Nonces>,
-        conduct: Conduct<'_>,
-    ) -> Result<bool, Stop> {
-        let job = Arc::new(self.plain_job(Script::Look, lines, nonces, conduct));
+    fn find_tool(&mut self, conduct: Conduct) -> Result<bool, Stop> {
+        let job = Arc::new(Job::internal(Script::FindTool));
         // It fails where there is none, which is no reason to stop.
         let patient = Conduct {
             fail_fast: false,
@@ -120,7 +116,8 @@ impl Run {
     }
 
     /// Starts the coordinator of the tools on all hosts that are ready.
-    fn coordinate(&self, prefix: Prefix, conduct: Conduct<'_>) -> Result<Protocol, Stop> {
+    fn coordinate(&self, conduct: Conduct) -> Result<Protocol, Stop> {
+        let prefix = Prefix::new(random().map_err(Stop::Local)?);
         let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
         let named = |node: &NodeId| (*node, self.targets[node.0].node());
         let names: Names = nodes.iter().map(|node| named(node).1).collect();

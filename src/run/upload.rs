@@ -17,13 +17,15 @@ use crate::archive::sources::Sources;
 use crate::archive::write::{self, Listener};
 use crate::archive::{ArchiveError, Warning};
 use crate::cluster::fan_out::FanOut;
-use crate::cluster::node::{Job, Order, Script};
+use crate::cluster::job::{Job, JobKind, Order};
 use crate::cluster::stream::{Outlet, Stream};
-use crate::config::{Lines, Upload};
+use crate::config::Upload;
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
 use crate::output::{Display, Message, Phase, Progress, summary};
-use crate::remote::sudo::Nonces;
+use crate::remote::command_line::Directory;
+use crate::remote::script::Script;
+use crate::remote::unpack::Unpack;
 use crate::run::ending::Stop;
 use crate::run::{Conduct, Run, State};
 
@@ -43,32 +45,34 @@ pub(super) struct Follower {
 
 impl Run {
     /// `-U`: uploads, and nothing else.
-    pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct) -> Result<(), Stop> {
         self.is_last_step = true;
         self.upload(upload, conduct)
     }
 
     /// Uploads to all hosts. Afterwards those that have taken it are ready for
     /// more, unless it is the last step; whether the others matter is still to be judged.
-    pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct) -> Result<(), Stop> {
         for warning in &upload.sources.warnings {
             self.log(Level::Warn, warning.clone());
         }
         self.enter(Phase::Upload);
-        if let Some(id) = &upload.run_directory {
-            self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(id)))?;
+        if upload.directory == Directory::Run {
+            let id = run_directory_id();
+            self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(&id)))?;
         }
-        let job = self.plain_job(
-            Script::Unpack,
-            &upload.lines,
-            upload.nonces.as_ref(),
-            conduct,
-        );
-        let job = Arc::new(job);
+        let script = Script::Unpack(Unpack {
+            directory: upload.directory.clone(),
+            unpacker: upload.compression.map(Compression::program),
+        });
+        let job = Arc::new(Job {
+            kind: JobKind::Unpack,
+            ..Job::internal(script)
+        });
         let mut stream = Stream::new();
         let prepared = self.prepare(conduct, |run, node| {
             let chunks = stream.add(node, run.cluster.waker(node));
-            Order::Upload(Arc::clone(&job), chunks)
+            Order::Unpack(Arc::clone(&job), chunks)
         });
         if let Err(stop) = prepared {
             // Hosts that wait for it are told to stop, and not that it is gone.
@@ -155,7 +159,7 @@ impl Run {
     /// ready.
     fn prepare(
         &mut self,
-        conduct: Conduct<'_>,
+        conduct: Conduct,
         mut order: impl FnMut(&Self, NodeId) -> Order,
     ) -> Result<(), Stop> {
         let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
@@ -179,7 +183,7 @@ impl Run {
 
     /// Whether the run may go on with the hosts that have taken everything so
     /// far. (Those that have not stand in the summary.)
-    pub(super) fn judge_upload(&self, conduct: Conduct<'_>) -> Result<(), Stop> {
+    pub(super) fn judge_upload(&self, conduct: Conduct) -> Result<(), Stop> {
         let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting(_));
         let has_failed = |state: &State| state.outcome().is_some();
         let goes_on = conduct.is_loose && self.states.iter().any(is_there);
@@ -187,29 +191,6 @@ impl Run {
             return Ok(());
         }
         Err(Stop::NotUploaded)
-    }
-
-    /// A job of our own.
-    pub(super) fn plain_job(
-        &self,
-        script: Script,
-        lines: &Lines,
-        nonces: Option<&Nonces>,
-        conduct: Conduct<'_>,
-    ) -> Job {
-        Job {
-            command: lines.as_user.clone(),
-            as_root: lines.as_root.clone(),
-            needs_bash: false,
-            sudo: self.sudo_job(nonces.cloned()),
-            terminal: None,
-            input: None,
-            timeout: None,
-            keeps_run_directory: false,
-            protocol: None,
-            script: Some(script),
-            sweep: Arc::new(self.guard_job(conduct.guard, &conduct.guard.sweep)),
-        }
     }
 
     /// Starts the thread that makes the archive. It is never waited for: the
@@ -231,6 +212,12 @@ impl Run {
                 Stop::Local(tree.because(Tree::from_error(&error)))
             })
     }
+}
+
+/// The name of a run directory: when the upload began, in local time.
+fn run_directory_id() -> Arc<str> {
+    let now = jiff::ZonedDateTime::now();
+    now.strftime("%Y%m%d%H%M%S.%6f").to_string().into()
 }
 
 /// Makes the archive. What goes wrong with it, all nodes are told.

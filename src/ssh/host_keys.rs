@@ -8,21 +8,9 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::error::Tree;
 use crate::event::HostKey;
+use crate::hosts::HostKeyPolicy;
 use crate::hosts::known_hosts::{Place, Verdict, record_name};
 use crate::remote::command_line::quote;
-
-/// What to do with unknown host keys (`--host-keys`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// Refuse them.
-    Strict,
-    /// Ask the user, once for all hosts.
-    Ask,
-    /// Record them.
-    AcceptNew,
-    /// Take any key, changed ones too.
-    Off,
-}
 
 /// What follows for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +27,13 @@ pub enum Judgement {
 
 /// Judges a server's key.
 #[must_use]
-pub fn judge(policy: Policy, verdict: Verdict, host: &str, port: u16, key: &HostKey) -> Judgement {
+pub fn judge(
+    policy: HostKeyPolicy,
+    verdict: Verdict,
+    host: &str,
+    port: u16,
+    key: &HostKey,
+) -> Judgement {
     let bad = match verdict {
         Verdict::Known { at } => {
             return Judgement::Trusted(format!(
@@ -48,14 +42,14 @@ pub fn judge(policy: Policy, verdict: Verdict, host: &str, port: u16, key: &Host
             ));
         }
         Verdict::Unknown => match policy {
-            Policy::Off => {
+            HostKeyPolicy::Off => {
                 return Judgement::Trusted(format!(
                     "host key {} {} is unknown, and not checked",
                     key.algorithm, key.fingerprint
                 ));
             }
-            Policy::Strict => return Judgement::Refused(unknown(key)),
-            Policy::Ask | Policy::AcceptNew => return Judgement::Unknown,
+            HostKeyPolicy::Strict => return Judgement::Refused(unknown(key)),
+            HostKeyPolicy::Ask | HostKeyPolicy::AcceptNew => return Judgement::Unknown,
         },
         Verdict::Changed { at, known } => {
             let what = "the host key has CHANGED";
@@ -75,7 +69,7 @@ pub fn judge(policy: Policy, verdict: Verdict, host: &str, port: u16, key: &Host
             .because(format!("revoked by {at}")),
     };
     match policy {
-        Policy::Off => Judgement::Tolerated(bad),
+        HostKeyPolicy::Off => Judgement::Tolerated(bad),
         _ => Judgement::Refused(bad),
     }
 }

@@ -1,9 +1,9 @@
 //! SSH: everything that calls libssh2, and nothing else does.
 //!
-//! [`connect`] makes a TCP connection, [`session`] owns a libssh2 session on it
+//! [`transport`] makes a connection, [`session`] owns a libssh2 session on it
 //! and does all the waiting, [`host_keys`] decides whether the server is the
 //! right one, [`auth`] logs in (with the keys of [`keys`]), [`process`] runs one
-//! remote command on a channel. `cluster::node` puts them together, one thread
+//! remote command on a channel. `cluster` puts them together, one thread
 //! per host.
 //!
 //! # Facts about libssh2 that shape this code
@@ -18,8 +18,8 @@
 //! - It has no time-outs of its own in this mode.
 
 pub mod auth;
-pub mod connect;
 pub mod host_keys;
 pub mod keys;
 pub mod process;
 pub mod session;
+pub mod transport;

@@ -1,13 +1,11 @@
 //! A libssh2 session on its socket, and all waiting that is done for it.
 //!
 //! While a connection is made, steps follow each other and [`Session::drive`]
-//! runs one call until it is done. Afterwards `cluster::node` has several things
+//! runs one call until it is done. Afterwards `cluster::node_loop` has several things
 //! going on at once and polls by itself, with [`Session::poll`].
 
 use std::cell::Cell;
-use std::mem::ManuallyDrop;
-use std::net::{Shutdown, TcpStream};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -18,7 +16,8 @@ use ssh2::{BlockDirections, DisconnectCode, ErrorCode, MethodType};
 
 use crate::error::Tree;
 use crate::event::{HostKey, Level, Log};
-use crate::hosts::known_hosts;
+use crate::hosts::{Liveness, known_hosts};
+use crate::ssh::transport::Transport;
 use crate::wake::Wakeup;
 
 /// libssh2's `LIBSSH2_ERROR_EAGAIN`.
@@ -136,26 +135,27 @@ impl Patience<'_> {
 /// clock. So main does, and pulls the plug of a host that is overdue.
 #[derive(Debug, Clone, Default)]
 pub struct Plug {
-    socket: Arc<Mutex<Weak<TcpStream>>>,
+    transport: Arc<Mutex<Weak<Transport>>>,
 }
 
 impl Plug {
     /// It belongs to this connection from now on.
-    pub fn insert(&self, socket: &Arc<TcpStream>) {
-        *self.lock() = Arc::downgrade(socket);
+    pub fn insert(&self, transport: &Arc<Transport>) {
+        *self.lock() = Arc::downgrade(transport);
     }
 
     /// Ends the connection, if there is one.
     pub fn pull(&self) {
-        if let Some(socket) = self.lock().upgrade() {
-            // It may have ended by itself.
-            let _ = socket.shutdown(Shutdown::Both);
+        if let Some(transport) = self.lock().upgrade() {
+            transport.shut_down();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Weak<TcpStream>> {
+    fn lock(&self) -> MutexGuard<'_, Weak<Transport>> {
         // Nothing can go wrong between lock and unlock.
-        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+        self.transport
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -237,21 +237,10 @@ fn describe(error: &ssh2::Error) -> String {
     }
 }
 
-/// How the peer's silence is judged. All per connection.
-#[derive(Debug, Clone, Copy)]
-pub struct Liveness {
-    /// A connection that takes no data for this long is lost.
-    pub send_timeout: Duration,
-    /// A host that shows no life for this long is lost.
-    pub recv_timeout: Duration,
-    /// How often to ask for a sign of life.
-    pub keep_alive: Duration,
-}
-
 /// An SSH connection to one host.
 pub struct Session {
     inner: ssh2::Session,
-    socket: Arc<TcpStream>,
+    transport: Arc<Transport>,
     /// The types of host keys that we take, the known ones first.
     host_keys: String,
     liveness: Liveness,
@@ -289,13 +278,13 @@ impl Session {
     /// # Errors
     /// libssh2 cannot be set up (no memory).
     pub fn new(
-        socket: Arc<TcpStream>,
+        transport: Arc<Transport>,
         liveness: Liveness,
         known_types: &[String],
     ) -> Result<Self, SessionError> {
         let lost = |error: ssh2::Error| classify(&error);
         let mut inner = ssh2::Session::new().map_err(lost)?;
-        inner.set_tcp_stream(Arc::clone(&socket));
+        inner.set_tcp_stream(Arc::clone(&transport));
         inner.set_blocking(false);
         let host_keys = host_key_preference(known_types);
         for (method, preference) in [
@@ -314,7 +303,7 @@ impl Session {
         let now = Instant::now();
         Ok(Self {
             inner,
-            socket,
+            transport,
             host_keys,
             liveness,
             last_heard: now,
@@ -403,8 +392,8 @@ impl Session {
             ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "",
             _ => return patience.failed(error),
         };
-        match (patience.failed(error), self.socket.peek(&mut [0])) {
-            (SessionError::Lost(_), Ok(0)) => SessionError::Lost(
+        match (patience.failed(error), self.transport.is_at_end()) {
+            (SessionError::Lost(_), true) => SessionError::Lost(
                 format!("the host closed the connection during the key exchange{hint}").into(),
             ),
             (failed, _) => failed,
@@ -461,7 +450,7 @@ impl Session {
             BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
         };
         patience
-            .wait_for(self.socket.as_fd(), flags)
+            .wait_for(self.transport.as_fd(), flags)
             .map_err(SessionError::Interrupted)
     }
 
@@ -477,7 +466,7 @@ impl Session {
     #[must_use]
     pub fn is_writable(&self) -> bool {
         let now = Instant::now();
-        let mut fds = [PollFd::new(&*self.socket, PollFlags::OUT)];
+        let mut fds = [PollFd::new(&*self.transport, PollFlags::OUT)];
         poll_until(&mut fds, now, now);
         fds[0].revents().contains(PollFlags::OUT)
     }
@@ -498,7 +487,7 @@ impl Session {
             deadline
         };
         let mut fds = [
-            PollFd::new(&*self.socket, flags),
+            PollFd::new(&*self.transport, flags),
             PollFd::new(wakeup, PollFlags::IN),
         ];
         poll_until(&mut fds, deadline, now);
@@ -524,16 +513,12 @@ impl Session {
     /// that has ended; says whether that could be done. For libssh2 gives out
     /// nothing of what it has queued while its socket is at its end, and that
     /// may be the last words of a host.
-    #[expect(unsafe_code, reason = "the descriptor belongs to libssh2 as well")]
     pub(super) fn retire(&mut self, reason: &Tree) -> bool {
         let Ok((stand_in, other)) = UnixStream::pair() else {
             return false;
         };
-        // SAFETY: the descriptor is open, and is not closed here.
-        let socket = unsafe { OwnedFd::from_raw_fd(self.socket.as_raw_fd()) };
-        let mut socket = ManuallyDrop::new(socket);
         if stand_in.set_nonblocking(true).is_err()
-            || rustix::io::dup2(&stand_in, &mut socket).is_err()
+            || self.transport.replace_by(stand_in.as_fd()).is_err()
         {
             return false;
         }
@@ -550,13 +535,8 @@ impl Session {
     /// How many bytes of what was sent have not arrived yet, as far as the system
     /// knows.
     #[must_use]
-    #[expect(unsafe_code, reason = "there is no other way to ask for it")]
     pub fn on_the_way(&self) -> i32 {
-        let mut bytes = 0;
-        let socket = self.socket.as_raw_fd();
-        // SAFETY: the descriptor is open, and one int is written.
-        let answer = unsafe { nix::libc::ioctl(socket, nix::libc::TIOCOUTQ, &raw mut bytes) };
-        if answer == 0 { bytes } else { 0 }
+        self.transport.on_the_way()
     }
 
     /// The host has shown life.
@@ -669,7 +649,7 @@ impl Drop for Session {
         // libssh2 says goodbye for each channel and for the session when they
         // are freed; with a silent peer that hangs, or leaks. On a socket that
         // has been shut down it does neither.
-        let _ = self.socket.shutdown(Shutdown::Both);
+        self.transport.shut_down();
     }
 }
 

@@ -1,6 +1,7 @@
 use super::*;
-use crate::remote::BEGIN;
-use crate::remote::command_line::MAX_LENGTH;
+use crate::remote::command_line::{MAX_LENGTH, quote};
+use crate::remote::login::BEGIN;
+use crate::remote::sudo::Nonces;
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -785,7 +786,11 @@ fn every_byte_may_stand_in_a_name() {
 #[test]
 fn the_command_fits_into_a_packet_also_under_sudo() {
     let nonces = Nonces::new([1; 16], true);
-    let command = place(Some(&nonces));
+    let command = place(&Login {
+        is_root: false,
+        sudo: Some(&nonces),
+        run_directory: Some("20260131120000.123456-10"),
+    });
     assert!(command.len() < MAX_LENGTH, "{}", command.len());
 }
 
@@ -795,7 +800,8 @@ fn the_commands_do_what_they_say() {
     host.upload("etc/x y", "new");
     let run = host.run.as_os_str().as_bytes();
     let root = host.root.as_os_str().as_bytes();
-    let command = call(&SCRIPT, run, root, None);
+    let arguments = format!("orgalorg-place {} {}", quote(run), quote(root));
+    let command = call_announced(&SCRIPT, &arguments, &Login::PLAIN);
     let sh = |command: &str| {
         let output = Command::new("sh").args(["-c", command]).output().unwrap();
         assert_eq!([&output.stdout, &output.stderr], [BEGIN.as_bytes(); 2]);
@@ -805,8 +811,11 @@ fn the_commands_do_what_they_say() {
     assert_eq!(host.read("etc/x y"), "new");
     assert!(host.run.join("etc/x y").exists());
     let is_installed = Path::new(DEFAULT_TOOL).exists();
-    assert_eq!(sh(&find_default_tool(None)).success(), is_installed);
-    let elsewhere = |path: &str| find_default_tool(None).replace(DEFAULT_TOOL, path);
+    assert_eq!(
+        sh(&find_default_tool(&Login::PLAIN)).success(),
+        is_installed
+    );
+    let elsewhere = |path: &str| find_default_tool(&Login::PLAIN).replace(DEFAULT_TOOL, path);
     assert!(sh(&elsewhere("/bin/sh")).success());
     assert_eq!(sh(&elsewhere("/etc/passwd")).code(), Some(1));
     assert_eq!(sh(&elsewhere("/bin")).code(), Some(1));

@@ -126,7 +126,7 @@ fn an_answer_that_the_library_did_not_think_of_is_the_failure_of_its_host() {
     let said = untimed(&finished.stderr());
     let expected = " [WARN] host is skipped
         └─ connection lost: [root@web1:22]
-           └─ the host sent something that nobody thought of, or this is a bug in orgalorg
+           └─ internal error while handling this host; please report it
               └─ called `Result::unwrap()` on an `Err` value: Utf8Error";
     assert!(said.starts_with(expected), "{said}");
     assert_eq!(said.lines().count(), 4, "{said}");

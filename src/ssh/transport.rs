@@ -1,9 +1,11 @@
-//! A TCP connection to a host, within a time limit and open to interruption.
+//! What an SSH session runs over, and how it is made: a TCP connection, within a time
+//! limit and open to interruption.
 
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::os::fd::AsFd;
+use std::mem::{ManuallyDrop, MaybeUninit};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -17,6 +19,60 @@ use crate::ssh::session::{Interrupted, Patience};
 /// heartbeats for long on a slow link (this takes a second at 1 Mbit/s), and a
 /// fast one must not run dry.
 const NOTSENT_LOWAT: u32 = 128 * 1024;
+
+/// The connection under an SSH session: a stream socket that does not block.
+#[derive(Debug)]
+pub struct Transport {
+    socket: Socket,
+}
+
+impl Transport {
+    /// Ends the connection. Whoever waits for it wakes.
+    pub fn shut_down(&self) {
+        // It may have ended by itself.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+
+    /// Whether the peer has ended the connection, and all that it sent has been read.
+    pub fn is_at_end(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        matches!(self.socket.peek(&mut byte), Ok(0))
+    }
+
+    /// Bytes that were sent and have not arrived yet, as far as the kernel knows
+    /// (tcp(7): SIOCOUTQ).
+    #[expect(unsafe_code, reason = "no library asks for it")]
+    pub fn on_the_way(&self) -> i32 {
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open, and one int is written.
+        let answer =
+            unsafe { nix::libc::ioctl(self.as_raw_fd(), nix::libc::TIOCOUTQ, &raw mut bytes) };
+        if answer == 0 { bytes } else { 0 }
+    }
+
+    /// Puts another socket under the descriptor that libssh2 uses.
+    ///
+    /// # Errors
+    /// The system refuses it.
+    #[expect(unsafe_code, reason = "the descriptor belongs to libssh2 as well")]
+    pub fn replace_by(&self, other: BorrowedFd<'_>) -> io::Result<()> {
+        // SAFETY: the descriptor is open, and is not closed here.
+        let socket = unsafe { OwnedFd::from_raw_fd(self.as_raw_fd()) };
+        Ok(rustix::io::dup2(other, &mut ManuallyDrop::new(socket))?)
+    }
+}
+
+impl AsRawFd for Transport {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for Transport {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
 
 /// Why there is no connection.
 #[derive(Debug)]
@@ -40,7 +96,7 @@ pub fn connect(
     port: u16,
     patience: &Patience<'_>,
     log: &dyn Log,
-) -> Result<TcpStream, ConnectError> {
+) -> Result<Transport, ConnectError> {
     let addresses: Vec<SocketAddr> = (host, port)
         .to_socket_addrs()
         .map_err(|error| ConnectError::Failed(look_up_failed(host, &error)))?
@@ -68,9 +124,9 @@ pub fn connect(
             ..*patience
         };
         let reason = match connect_to(*address, &patience) {
-            Ok(stream) => {
+            Ok(transport) => {
                 log.log(Level::Debug, format!("connected {}", after(now)).into());
-                return Ok(stream);
+                return Ok(transport);
             }
             Err(ConnectError::Failed(reason)) => reason,
             Err(ConnectError::Interrupted(Interrupted::TimedOut)) if addresses.len() > 1 => {
@@ -119,7 +175,7 @@ fn timed_out(after: Duration) -> Tree {
     format!("no answer within {:.1}s", after.as_secs_f64()).into()
 }
 
-fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<TcpStream, ConnectError> {
+fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<Transport, ConnectError> {
     let failed = |error: io::Error| ConnectError::Failed(Tree::from_io(&error));
     let socket = Socket::new(
         Domain::for_address(address),
@@ -148,5 +204,5 @@ fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<TcpStream,
         }
         Err(error) => return Err(failed(error)),
     }
-    Ok(socket.into())
+    Ok(Transport { socket })
 }

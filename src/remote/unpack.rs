@@ -6,9 +6,9 @@
 //! nothing has been changed anywhere.
 
 use crate::event::Identity;
-use crate::remote::call_announced;
-use crate::remote::command_line::{Directory, quote};
-use crate::remote::sudo::Nonces;
+
+use super::command_line::{Directory, quote};
+use super::login::{Login, call_announced};
 
 /// What the line on stdout begins with that says that the archive may come. The
 /// directory that it is unpacked in follows, as the guard names what it locks: two
@@ -20,21 +20,18 @@ printf 'ORGALORG READY %s:%s\n' "$boot" "$(stat -L -c %d:%i . 2>/dev/null)"
 "#;
 
 /// The directory that waits for an upload, if this line (without its newline) says so.
-#[must_use]
 pub fn ready_in(line: &[u8]) -> Option<Identity> {
     let place = line.strip_prefix(READY.as_bytes())?;
     Some(Identity(String::from_utf8_lossy(place).into_owned()))
 }
 
-/// An upload to one host.
-#[derive(Debug, Clone, Copy)]
-pub struct Upload<'a> {
+/// Takes an upload on one host.
+#[derive(Debug, Clone)]
+pub struct Unpack {
     /// Where the files go. A path is made if it is missing.
-    pub directory: Directory<'a>,
-    /// The program that unpacks what is sent, if it is compressed.
-    pub unpacker: Option<&'a str>,
-    /// Run it under sudo, announced by these words.
-    pub sudo: Option<&'a Nonces>,
+    pub directory: Directory,
+    /// The program that unpacks a compressed archive.
+    pub unpacker: Option<&'static str>,
 }
 
 /// Options from the environment of the host's user, for GNU tar, bsdtar and gzip:
@@ -62,20 +59,19 @@ else fail "the tar of this host would replace symbolic links to directories: ins
 fi
 "#;
 
-impl Upload<'_> {
+impl Unpack {
     /// The string for the login shell.
-    #[must_use]
-    pub fn command(&self) -> String {
+    pub(super) fn render(&self, login: &Login<'_>) -> String {
         let mut script = String::from(
             "fail() { printf '%s\\n' \"$1\" >&2; exit 1; }\n\
              umask 022\n",
         );
         script.push_str(FORGET_OPTIONS);
-        if let Directory::Path(path) = self.directory {
+        if let Directory::Path(path) = &self.directory {
             let path = Directory::plain(path);
             script.push_str(&format!("mkdir -p {} || exit\n", quote(&path)));
         }
-        script.push_str(&self.directory.enter());
+        script.push_str(&self.directory.enter(login));
         script.push('\n');
         let tar = self.unpacker.into_iter().chain(["tar"]);
         for program in tar {
@@ -89,13 +85,12 @@ impl Upload<'_> {
             None => "exec tar -x -p -f - \"$@\"\n".to_owned(),
             Some(program) => format!("{program} -d -c | tar -x -p -f - \"$@\"\n"),
         });
-        call_announced(&script, "orgalorg-upload", self.sudo)
+        call_announced(&script, "orgalorg-upload", login)
     }
 }
 
 /// Why a host's tar has failed, from what it said. The words of the system's
 /// errors are those of the C locale, and of most others.
-#[must_use]
 pub fn likely_reason(messages: &str) -> Option<&'static str> {
     let reasons = [
         ("No space left on device", "no space left on the host"),
@@ -133,16 +128,16 @@ pub fn likely_reason(messages: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::remote::BEGIN;
+    use crate::remote::login::BEGIN;
     use std::io::Write;
     use std::path::Path;
     use std::process::{Command, Output, Stdio};
 
     /// Runs it here, with these programs standing in front of all others.
-    fn run(upload: &Upload<'_>, programs: &Path, archive: &[u8]) -> Output {
+    fn run(upload: &Unpack, programs: &Path, archive: &[u8]) -> Output {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut child = Command::new("sh")
-            .args(["-c", &upload.command()])
+            .args(["-c", &upload.render(&Login::PLAIN)])
             .env("PATH", format!("{}:{path}", programs.display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -183,11 +178,10 @@ mod tests {
         tar.output().expect("tar").stdout
     }
 
-    fn to(path: &[u8]) -> Upload<'_> {
-        Upload {
-            directory: Directory::Path(path),
+    fn to(path: &[u8]) -> Unpack {
+        Unpack {
+            directory: Directory::Path(path.to_vec()),
             unpacker: None,
-            sudo: None,
         }
     }
 
@@ -249,11 +243,11 @@ mod tests {
                     .join("root")
                     .into_os_string()
                     .into_encoded_bytes();
-                let command = Upload {
+                let command = Unpack {
                     unpacker,
                     ..to(&root)
                 }
-                .command();
+                .render(&Login::PLAIN);
                 let mut child = Command::new("sh")
                     .args(["-c", &command])
                     .env(name, options)
@@ -300,7 +294,7 @@ mod tests {
             .join("root")
             .into_os_string()
             .into_encoded_bytes();
-        let upload = Upload {
+        let upload = Unpack {
             unpacker: Some("no-such-program"),
             ..to(&root)
         };

@@ -1,0 +1,192 @@
+//! The first part of a node's life: connect, check the host's key, log in. All of it
+//! happens in a row; `node_loop` goes on from there.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::cluster::job::Order;
+use crate::cluster::node::Node;
+use crate::event::{HostKey, Level, Log, NodeEvent, Outcome, Status};
+use crate::ssh::auth::{self, AuthError};
+use crate::ssh::host_keys::{self, Judgement};
+use crate::ssh::session::{Interrupted, Patience, Session, SessionError};
+use crate::ssh::transport::{self, ConnectError};
+
+impl Node {
+    /// Makes the connection and logs in, asking about the host key in between
+    /// where nobody knows it. Returns also how much of the time is left.
+    pub(super) fn connect(&self) -> Result<(Session, Duration), Outcome> {
+        let mut left = self.endpoint.connect_timeout;
+        let mut trusted: Option<HostKey> = None;
+        loop {
+            let begun = Instant::now();
+            let cancelled = || self.is_cancelled();
+            let patience = Patience {
+                deadline: begun + left,
+                wakeup: &self.wakeup,
+                cancelled: &cancelled,
+            };
+            let (session, key) = self.greet(&patience, trusted.as_ref())?;
+            let mut asked = false;
+            if let Some(key) = key {
+                // Nothing counts against the time-out while somebody decides.
+                left = left.saturating_sub(begun.elapsed());
+                self.ask_about(&key)?;
+                trusted = Some(key);
+                asked = true;
+            }
+            let patience = Patience {
+                deadline: if asked {
+                    Instant::now() + left
+                } else {
+                    patience.deadline
+                },
+                ..patience
+            };
+            match self.log_in(&session, &patience) {
+                Ok(()) => {
+                    let left = patience.deadline.saturating_duration_since(Instant::now());
+                    return Ok((session, left));
+                }
+                // While somebody thought about the key, the server may have
+                // given up. The next one must show the same key.
+                Err(AuthError::Lost(_)) if asked => left = self.endpoint.connect_timeout,
+                Err(AuthError::Lost(reason)) => {
+                    return Err(Outcome::failed(Status::Unreachable, reason));
+                }
+                Err(AuthError::Refused(reason)) => {
+                    return Err(Outcome::failed(Status::Auth, reason));
+                }
+                Err(AuthError::Interrupted(interrupted)) => {
+                    return Err(self.interrupted(interrupted, "while logging in"));
+                }
+            }
+        }
+    }
+
+    /// Connects, and checks that the host is the right one: an unknown key comes
+    /// back for somebody to decide, unless it is the one that was `trusted`.
+    fn greet(
+        &self,
+        patience: &Patience<'_>,
+        trusted: Option<&HostKey>,
+    ) -> Result<(Session, Option<HostKey>), Outcome> {
+        let node = self.target.node();
+        let log = self.display.about(&node);
+        let (host, port) = (self.endpoint.host.as_str(), self.endpoint.port);
+        let transport =
+            transport::connect(host, port, patience, &log).map_err(|error| match error {
+                ConnectError::Failed(reason) => Outcome::failed(Status::Unreachable, reason),
+                ConnectError::Interrupted(interrupted) => {
+                    self.interrupted(interrupted, "while connecting")
+                }
+            })?;
+        let transport = Arc::new(transport);
+        self.plug.insert(&transport);
+        let known = self.shared.known_hosts.lookup(host, port);
+        let mut session = Session::new(transport, self.endpoint.liveness, &known.types())
+            .map_err(|error| self.no_handshake(error, None))?;
+        let key = session
+            .handshake(patience, &log)
+            .and_then(|()| session.host_key())
+            .map_err(|error| self.no_handshake(error, session.greeting()))?;
+        let refused = |reason| Err(Outcome::failed(Status::HostKey, reason));
+        if let Some(trusted) = trusted {
+            return if trusted.blob == key.blob {
+                Ok((session, None))
+            } else {
+                refused(
+                    format!(
+                        "the host shows another key than the accepted one: {} {}",
+                        key.algorithm, key.fingerprint
+                    )
+                    .into(),
+                )
+            };
+        }
+        let verdict = known.verdict(&key.blob);
+        match host_keys::judge(self.endpoint.host_keys, verdict, host, port, &key) {
+            Judgement::Trusted(why) => {
+                log.log(Level::Debug, why.into());
+                Ok((session, None))
+            }
+            Judgement::Tolerated(warning) => {
+                log.log(Level::Warn, warning);
+                Ok((session, None))
+            }
+            Judgement::Unknown => {
+                let text = format!(
+                    "host key {} {} is not known",
+                    key.algorithm, key.fingerprint
+                );
+                log.log(Level::Debug, text.into());
+                Ok((session, Some(key)))
+            }
+            Judgement::Refused(reason) => refused(reason),
+        }
+    }
+
+    /// Lets main decide about a key, however long that takes.
+    fn ask_about(&self, key: &HostKey) -> Result<(), Outcome> {
+        self.tell(NodeEvent::UnknownHostKey(key.clone()));
+        loop {
+            self.wakeup.clear();
+            if self.is_cancelled() {
+                return Err(Outcome::cancelled());
+            }
+            match self.orders.try_recv() {
+                Ok(Order::Trust) => return Ok(()),
+                Ok(Order::Distrust(reason)) => {
+                    return Err(Outcome::failed(Status::HostKey, reason));
+                }
+                Ok(_) | Err(_) => {}
+            }
+            self.wakeup.wait();
+        }
+    }
+
+    fn log_in(&self, session: &Session, patience: &Patience<'_>) -> Result<(), AuthError> {
+        let node = self.target.node();
+        let log = self.display.about(&node);
+        let credentials = &self.shared.credentials;
+        let begun = Instant::now();
+        auth::log_in(session, &self.endpoint.user, credentials, patience, &log)?;
+        let text = format!("logged in after {:.3}s", begun.elapsed().as_secs_f64());
+        log.log(Level::Debug, text.into());
+        Ok(())
+    }
+
+    fn interrupted(&self, interrupted: Interrupted, when: &str) -> Outcome {
+        match interrupted {
+            Interrupted::Cancelled => Outcome::cancelled(),
+            Interrupted::TimedOut => Outcome::failed(
+                Status::Unreachable,
+                format!(
+                    "timed out after {}s {when}",
+                    self.endpoint.connect_timeout.as_secs_f64()
+                )
+                .into(),
+            ),
+        }
+    }
+
+    /// The end of a handshake that came to nothing. What the server said may be
+    /// the whole explanation: another service, or that it is too busy.
+    fn no_handshake(&self, error: SessionError, greeting: Option<String>) -> Outcome {
+        let said = greeting.map(|line| format!("the host says: {line}"));
+        let (outcome, said) = match error {
+            SessionError::Lost(reason) | SessionError::Refused(reason) => {
+                (Outcome::failed(Status::Unreachable, reason), said)
+            }
+            SessionError::Interrupted(interrupted) => (
+                self.interrupted(interrupted, "during the SSH handshake"),
+                said.or_else(|| Some("the host says nothing".to_owned())),
+            ),
+        };
+        let reason = outcome.reason.map(|reason| match said {
+            Some(said) => reason.because(said),
+            None => reason,
+        });
+        Outcome { reason, ..outcome }
+    }
+}
