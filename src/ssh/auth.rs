@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use libssh2_sys::{LIBSSH2_ERROR_AGENT_PROTOCOL, LIBSSH2_ERROR_AUTHENTICATION_FAILED};
 use ssh2::{Agent, ErrorCode, KeyboardInteractivePrompt, Prompt, PublicKey};
 use zeroize::Zeroizing;
 
@@ -16,6 +17,7 @@ use crate::event::{Level, Log};
 use crate::hosts::known_hosts::fingerprint;
 use crate::ssh::keys::UserKey;
 use crate::ssh::session::{Interrupted, Patience, Session, SessionError};
+use crate::ssh::sign::PublicKeyLogin;
 
 /// A secret that the user typed, wiped when the last copy goes.
 pub type Secret = Arc<Zeroizing<String>>;
@@ -190,14 +192,7 @@ impl Attempt<'_> {
     /// Tries a key. A refusal is not an error: others may follow.
     fn key(&mut self, key: &Key, agent: &mut Option<OpenAgent>) -> Result<Answer, AuthError> {
         let (name, result) = match key {
-            Key::File(key) => {
-                let name = format!("key {} ({})", key.path().display(), key.fingerprint());
-                let (public, private) = (key.public_text(), key.private_text());
-                let result = self.try_out(|session| {
-                    session.userauth_pubkey_memory(self.user, Some(public), private, None)
-                });
-                (name, result)
-            }
+            Key::File(key) => return self.own_key(key),
             Key::Agent(blob) => {
                 let name = format!("the agent's key {}", fingerprint(blob));
                 let result = match self.in_agent(blob, agent) {
@@ -210,6 +205,20 @@ impl Attempt<'_> {
                 (name, result)
             }
         };
+        self.judge(&name, result)
+    }
+
+    fn own_key(&mut self, key: &UserKey) -> Result<Answer, AuthError> {
+        let mut name = format!("key {} ({})", key.path().display(), key.fingerprint());
+        let sign = |algorithm: &[u8], data: &[u8]| key.sign(algorithm, data);
+        let login = PublicKeyLogin::new(self.user, key.public_blob(), &sign)
+            .map_err(|_| AuthError::Refused("the user's name holds a NUL byte".into()))?;
+        let mut result = self.try_out(|session| login.step(session));
+        if login.has_failed_to_sign() {
+            // An old server may want SHA-1, which the system's OpenSSL may forbid.
+            name.push_str(" (OpenSSL here refuses to sign as the server asks)");
+            result = result.map(|_| Answer::No);
+        }
         self.judge(&name, result)
     }
 
@@ -377,7 +386,7 @@ impl Answer {
 /// whether the key would do; if not, there is no doubt (AUTHENTICATION_FAILED).
 fn answer_of(error: &ssh2::Error) -> Answer {
     match error.code() {
-        ErrorCode::Session(-18) => Answer::No,
+        ErrorCode::Session(LIBSSH2_ERROR_AUTHENTICATION_FAILED) => Answer::No,
         _ => Answer::NotYet,
     }
 }
@@ -395,7 +404,8 @@ impl OpenAgent {
         agent.list_identities()?;
         let identities = agent.identities()?;
         if identities.is_empty() {
-            return Err(ssh2::Error::new(ErrorCode::Session(-42), "it is empty"));
+            let code = ErrorCode::Session(LIBSSH2_ERROR_AGENT_PROTOCOL);
+            return Err(ssh2::Error::new(code, "it is empty"));
         }
         Ok(Self { agent, identities })
     }

@@ -2,9 +2,9 @@
 //!
 //! [`transport`] makes a connection, [`session`] owns a libssh2 session on it
 //! and does all the waiting, [`host_keys`] decides whether the server is the
-//! right one, [`auth`] logs in (with the keys of [`keys`]), [`process`] runs one
-//! remote command on a channel. `cluster` puts them together, one thread
-//! per host.
+//! right one, [`auth`] logs in (with the keys of [`keys`], through [`sign`]),
+//! [`process`] runs one remote command on a channel. `cluster` puts them together,
+//! one thread per host.
 //!
 //! # Facts about libssh2 that shape this code
 //! - Every call locks the whole session, so a session and its channels live in
@@ -22,4 +22,5 @@ pub mod host_keys;
 pub mod keys;
 pub mod process;
 pub mod session;
+mod sign;
 pub mod transport;

@@ -1,11 +1,12 @@
 //! The text around a key: finding the block that holds it, and recognizing what
-//! people give by mistake.
+//! people give by mistake. No crate does that: their PEM parsers take a file that is
+//! right, or say that it is wrong.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::openssh::Wire;
+use super::openssh::string;
 use super::{KeyProblem, Secret};
 
 /// What the line `-----BEGIN …-----` promises.
@@ -61,7 +62,7 @@ pub(super) fn public_blob(file: &[u8]) -> Option<Vec<u8>> {
         .filter(|word| !word.is_empty());
     let name = words.next()?;
     let blob = STANDARD.decode(words.next()?).ok()?;
-    (Wire::new(&blob).string()? == name).then_some(blob)
+    (string(&mut blob.as_slice()).ok()? == name).then_some(blob)
 }
 
 /// The lines of a file, from whatever system, without what surrounds them.
@@ -164,8 +165,8 @@ fn something_else(file: &[u8]) -> Result<Option<Contents>, KeyProblem> {
     let Some(blob) = public_blob(file) else {
         return Ok(None);
     };
-    match Wire::new(&blob).string() {
-        Some(name) if name.ends_with(b"-cert-v01@openssh.com") => Err(KeyProblem::Certificate),
+    match string(&mut blob.as_slice()) {
+        Ok(name) if name.ends_with(b"-cert-v01@openssh.com") => Err(KeyProblem::Certificate),
         _ => Ok(Some(Contents::Public)),
     }
 }

@@ -1,18 +1,15 @@
-//! Private keys of the user, from their files to what libssh2 takes.
+//! Private keys of the user, from their files to a parsed key that signs.
 //!
 //! [`read`] looks at a file and says at once what is wrong with it, so that
 //! [`KeyFile::unlock`] can only fail on the passphrase or on what it hides. The
 //! way through is `envelope` (which of the many texts that people call a key is
-//! this?), then `openssh` or `pem` (the two families of formats), and last
-//! `material`, which turns every key into the one form in which it is used.
-//! Logging in with it is [`super::auth`]'s part.
+//! this?), then `openssh` (by the `ssh-key` crate) or `pem` (by OpenSSL), and last
+//! `signing_key`, the one form in which every key is used: parsed once per run, and
+//! shared by all threads. Logging in with it is [`super::auth`]'s part.
 //!
 //! # Why libssh2 does not read the files
 //! It would decrypt an encrypted file twice for every login, and gives the same
-//! error for a wrong passphrase, for none and for junk. And of the texts that it
-//! takes from memory, PKCS#8 is the only one that suits every type and signs
-//! fast: an RSA key in OpenSSH's own format is used without its CRT exponents,
-//! and a login costs two to three times the CPU (3072 bits: 9 ms, not 4).
+//! error for a wrong passphrase, for none and for junk.
 //!
 //! # Secrets
 //! No error and no `Debug` output holds a piece of a key file. Parsers' messages
@@ -20,9 +17,9 @@
 //! is secret is wiped when it is dropped.
 
 mod envelope;
-mod material;
 mod openssh;
 mod pem;
+mod signing_key;
 
 #[cfg(test)]
 mod tests;
@@ -35,12 +32,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use openssl::pkey::{PKey, Private};
+use ssh_key::Algorithm;
 use thiserror::Error;
 use zeroize::Zeroizing;
 
+use crate::hosts::known_hosts::fingerprint;
 use envelope::{Contents, Label};
-use material::Material;
+use signing_key::SigningKey;
 
 /// Longer files are no keys: an RSA key of 16384 bits takes 13 KiB.
 const MAX_FILE: usize = 64 << 10;
@@ -220,11 +218,11 @@ fn state(path: &Path, content: &[u8]) -> Result<State, Fault> {
             container.open(None)?
         }
         label => match pem::parse(label, block)? {
-            pem::Parsed::Open(key) => key,
+            pem::Parsed::Open(key) => SigningKey::new(key)?,
             pem::Parsed::Sealed(sealed) => return Ok(State::Pem(sealed)),
         },
     };
-    Ok(State::Open(UserKey::new(path, &key)?))
+    Ok(State::Open(UserKey::new(path, key)?))
 }
 
 fn read_file(path: &Path) -> Result<Secret, KeyError> {
@@ -349,9 +347,9 @@ impl KeyFile {
         let key = match &self.state {
             State::Open(key) => return Ok(key.clone()),
             State::OpenSsh(container) => container.open(Some(passphrase))?,
-            State::Pem(sealed) => sealed.open(passphrase)?,
+            State::Pem(sealed) => SigningKey::new(sealed.open(passphrase)?)?,
         };
-        Ok(UserKey::new(&self.path, &key)?)
+        Ok(UserKey::new(&self.path, key)?)
     }
 }
 
@@ -372,14 +370,21 @@ pub struct UserKey(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
-    material: Material,
+    key: SigningKey,
+    algorithm: Algorithm,
+    public_blob: Vec<u8>,
+    fingerprint: String,
 }
 
 impl UserKey {
-    fn new(path: &Path, key: &PKey<Private>) -> Result<Self, KeyProblem> {
+    fn new(path: &Path, key: SigningKey) -> Result<Self, KeyProblem> {
+        let public_blob = key.public_blob()?;
         Ok(Self(Arc::new(Inner {
             path: path.to_owned(),
-            material: Material::new(key)?,
+            algorithm: key.algorithm(),
+            fingerprint: fingerprint(&public_blob),
+            public_blob,
+            key,
         })))
     }
 
@@ -392,36 +397,28 @@ impl UserKey {
     /// The key's type as SSH names it: `ssh-ed25519`, `ecdsa-sha2-nistp256`,
     /// `ssh-rsa`.
     #[must_use]
-    pub fn algorithm(&self) -> &'static str {
-        self.0.material.algorithm.name()
+    pub fn algorithm(&self) -> &str {
+        self.0.algorithm.as_str()
     }
 
     /// `SHA256:…`, as `ssh-keygen -l` shows it.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
-        &self.0.material.fingerprint
+        &self.0.fingerprint
     }
 
     /// The public key in SSH's wire format.
     #[must_use]
     pub fn public_blob(&self) -> &[u8] {
-        &self.0.material.public_blob
+        &self.0.public_blob
     }
 
-    /// The public key as a line of `authorized_keys`, without a comment.
-    ///
-    /// Passed to `userauth_pubkey_memory` it saves libssh2 from computing it for
-    /// every login (0.5 ms of CPU). Unlike a `.pub` file, it always fits.
+    /// Signs data with an algorithm of this key (`rsa-sha2-512`, …): what follows the
+    /// algorithm's name in a signature on the wire. `None` if the key does not know the
+    /// algorithm, or OpenSSL refuses to sign with it.
     #[must_use]
-    pub fn public_text(&self) -> &str {
-        &self.0.material.public_text
-    }
-
-    /// The private key, unencrypted, as PKCS#8 text for
-    /// `userauth_pubkey_memory`.
-    #[must_use]
-    pub fn private_text(&self) -> &str {
-        &self.0.material.private_text
+    pub fn sign(&self, algorithm: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+        self.0.key.sign(algorithm, data)
     }
 }
 

@@ -4,28 +4,23 @@
 //! OpenSSL must never see the text of a key without a passphrase or a callback:
 //! it would ask for one on the terminal by itself.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use openssl::ec::EcKey;
 use openssl::error::ErrorStack;
-use openssl::hash::MessageDigest;
-use openssl::pkcs5::bytes_to_key;
 use openssl::pkey::{PKey, Private};
 use openssl::rsa::Rsa;
-use openssl::symm::{self, Crypter, Mode};
 use zeroize::Zeroizing;
 
 use super::envelope::{Block, Label};
-use super::material::room;
 use super::{Fault, KeyProblem, Secret};
 
-/// OpenSSL's ciphers come from functions.
-type NewCipher = fn() -> symm::Cipher;
-
-/// The ciphers of `DEK-Info` that every OpenSSL has.
-const CIPHERS: [(&str, NewCipher); 4] = [
-    ("AES-128-CBC", symm::Cipher::aes_128_cbc),
-    ("AES-192-CBC", symm::Cipher::aes_192_cbc),
-    ("AES-256-CBC", symm::Cipher::aes_256_cbc),
-    ("DES-EDE3-CBC", symm::Cipher::des_ede3_cbc),
+/// The ciphers of `DEK-Info` that every OpenSSL has, and their block sizes.
+const CIPHERS: [(&str, usize); 4] = [
+    ("AES-128-CBC", 16),
+    ("AES-192-CBC", 16),
+    ("AES-256-CBC", 16),
+    ("DES-EDE3-CBC", 8),
 ];
 
 /// Those that it has no more, or not everywhere. An error may name these: names
@@ -48,116 +43,91 @@ pub(super) enum Parsed {
 }
 
 /// An encrypted key.
-pub(super) struct Sealed {
-    label: Label,
-    data: Secret,
-    /// How a traditional PEM is encrypted; PKCS#8 says that inside.
-    dek: Option<Dek>,
-}
-
-/// The header `DEK-Info`.
-struct Dek {
-    name: &'static str,
-    cipher: NewCipher,
-    iv: Vec<u8>,
+pub(super) enum Sealed {
+    /// Traditional PEM, with its headers.
+    Pem(Secret),
+    Pkcs8(Secret),
 }
 
 /// Parses a block that is not in OpenSSH's own format.
 pub(super) fn parse(label: Label, block: Block) -> Result<Parsed, KeyProblem> {
-    let dek = block.encryption.as_deref().map(dek).transpose()?;
-    if let Some(dek) = &dek {
-        let size = (dek.cipher)().block_size();
-        if !block.data.len().is_multiple_of(size) {
-            return Err(KeyProblem::Truncated);
-        }
-    } else {
-        whole_sequence(&block.data)?;
-        if label != Label::EncryptedPkcs8 {
-            let key = private_key(label, &block.data).map_err(|_| KeyProblem::Damaged)?;
-            return Ok(Parsed::Open(key));
-        }
+    if let Some(dek) = &block.encryption {
+        check_dek(dek, block.data.len())?;
+        return Ok(Parsed::Sealed(Sealed::Pem(pem(label, dek, &block.data))));
     }
-    Ok(Parsed::Sealed(Sealed {
-        label,
-        data: block.data,
-        dek,
-    }))
+    whole_sequence(&block.data)?;
+    if label == Label::EncryptedPkcs8 {
+        return Ok(Parsed::Sealed(Sealed::Pkcs8(block.data)));
+    }
+    private_key(label, &block.data)
+        .map(Parsed::Open)
+        .map_err(|_| KeyProblem::Damaged)
 }
 
 impl Sealed {
     /// Decrypts the key. (A passphrase that is wrong may still find valid
     /// padding, once in 256 times, so junk inside means the same as bad padding.)
     pub(super) fn open(&self, passphrase: &str) -> Result<PKey<Private>, Fault> {
-        match &self.dek {
-            Some(dek) => {
-                let clear = dek.decrypt(&self.data, passphrase)?;
-                private_key(self.label, &clear).map_err(|_| Fault::Passphrase)
+        let answer = |buffer: &mut [u8]| {
+            let Some(place) = buffer.get_mut(..passphrase.len()) else {
+                // Longer than OpenSSL takes, so it cannot be the right one.
+                return Err(ErrorStack::get());
+            };
+            place.copy_from_slice(passphrase.as_bytes());
+            Ok(passphrase.len())
+        };
+        let opened = match self {
+            Self::Pem(text) => PKey::private_key_from_pem_callback(text, answer),
+            Self::Pkcs8(der) => PKey::private_key_from_pkcs8_callback(der, answer),
+        };
+        opened.map_err(|errors| {
+            if lacks_algorithm(&errors) {
+                KeyProblem::UnsupportedCipher("an outdated or unknown cipher").into()
+            } else {
+                Fault::Passphrase
             }
-            None => PKey::private_key_from_pkcs8_callback(&self.data, |buffer| {
-                let Some(place) = buffer.get_mut(..passphrase.len()) else {
-                    // Longer than OpenSSL takes, so it cannot be the right one.
-                    return Err(ErrorStack::get());
-                };
-                place.copy_from_slice(passphrase.as_bytes());
-                Ok(passphrase.len())
-            })
-            .map_err(|errors| {
-                if lacks_algorithm(&errors) {
-                    KeyProblem::UnsupportedCipher("an outdated or unknown cipher").into()
-                } else {
-                    Fault::Passphrase
-                }
-            }),
-        }
+        })
     }
 }
 
-impl Dek {
-    fn decrypt(&self, data: &[u8], passphrase: &str) -> Result<Secret, Fault> {
-        let cipher = (self.cipher)();
-        let unsupported = |_: ErrorStack| KeyProblem::UnsupportedCipher(self.name);
-        let salt = &self.iv[..8];
-        let md5 = MessageDigest::md5();
-        let key = bytes_to_key(cipher, md5, passphrase.as_bytes(), Some(salt), 1)
-            .map(|pair| Zeroizing::new(pair.key))
-            .map_err(unsupported)?;
-        let mut crypter =
-            Crypter::new(cipher, Mode::Decrypt, &key, Some(&self.iv)).map_err(unsupported)?;
-        let mut clear = room(data.len());
-        let mut length = crypter.update(data, &mut clear).map_err(unsupported)?;
-        length += crypter
-            .finalize(&mut clear[length..])
-            .map_err(|_| Fault::Passphrase)?;
-        clear.truncate(length);
-        Ok(clear)
-    }
-}
-
-fn dek(header: &str) -> Result<Dek, KeyProblem> {
+/// Checks the header `DEK-Info`. OpenSSL does not tell a header that it cannot use
+/// from a wrong passphrase.
+fn check_dek(header: &str, length: usize) -> Result<(), KeyProblem> {
     let (name, iv) = header.split_once(',').ok_or(KeyProblem::Damaged)?;
-    let name = name.trim();
-    let Some((name, cipher)) = CIPHERS.into_iter().find(|(known, _)| *known == name) else {
+    let (name, iv) = (name.trim(), iv.trim());
+    let known = CIPHERS.into_iter().find(|(known, _)| *known == name);
+    let Some((_, block_size)) = known else {
         let other = OTHER_CIPHERS.into_iter().find(|known| *known == name);
         let name = other.unwrap_or("an unknown cipher");
         return Err(KeyProblem::UnsupportedCipher(name));
     };
-    let iv = hexadecimal(iv.trim()).ok_or(KeyProblem::Damaged)?;
-    if Some(iv.len()) != cipher().iv_len() {
+    if iv.len() != 2 * block_size || !iv.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(KeyProblem::Damaged);
     }
-    Ok(Dek { name, cipher, iv })
+    if length.is_multiple_of(block_size) {
+        Ok(())
+    } else {
+        Err(KeyProblem::Truncated)
+    }
 }
 
-fn hexadecimal(text: &str) -> Option<Vec<u8>> {
-    let digit = |&byte: &u8| char::from(byte).to_digit(16);
-    let (pairs, rest) = text.as_bytes().as_chunks::<2>();
-    if !rest.is_empty() {
-        return None;
+/// The text as OpenSSL wants it, whatever surrounded the lines in the file.
+fn pem(label: Label, dek: &str, data: &[u8]) -> Secret {
+    let label = match label {
+        Label::Ec => "EC PRIVATE KEY",
+        _ => "RSA PRIVATE KEY",
+    };
+    let body = Zeroizing::new(STANDARD.encode(data));
+    // As long as it becomes: a vector that grows leaves copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(2 * body.len() + dek.len() + 200));
+    let head = format!("-----BEGIN {label}-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: {dek}\n\n");
+    text.extend_from_slice(head.as_bytes());
+    for line in body.as_bytes().chunks(64) {
+        text.extend_from_slice(line);
+        text.push(b'\n');
     }
-    pairs
-        .iter()
-        .map(|[high, low]| u8::try_from(digit(high)? << 4 | digit(low)?).ok())
-        .collect()
+    text.extend_from_slice(format!("-----END {label}-----\n").as_bytes());
+    text
 }
 
 fn private_key(label: Label, der: &[u8]) -> Result<PKey<Private>, ErrorStack> {
@@ -180,7 +150,8 @@ fn lacks_algorithm(errors: &ErrorStack) -> bool {
 }
 
 /// Checks that the data is one ASN.1 sequence, no less and no more: the only
-/// way to see that an encrypted file was cut off.
+/// way to see that an encrypted file was cut off. (The `openssl` crate shows
+/// nothing of PKCS#8 but the key in it.)
 fn whole_sequence(der: &[u8]) -> Result<(), KeyProblem> {
     let (&[tag, first], rest) = der.split_first_chunk().ok_or(KeyProblem::Truncated)?;
     if tag != 0x30 {
