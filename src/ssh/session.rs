@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use libssh2_sys as ffi;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use ssh2::{BlockDirections, DisconnectCode, ErrorCode, MethodType};
@@ -19,21 +20,6 @@ use crate::event::{HostKey, Level, Log};
 use crate::hosts::{Liveness, known_hosts};
 use crate::ssh::transport::Transport;
 use crate::wake::Wakeup;
-
-/// libssh2's `LIBSSH2_ERROR_EAGAIN`.
-const EAGAIN: i32 = -37;
-
-/// libssh2's `LIBSSH2_ERROR_KEX_FAILURE`: before there was an agreement.
-const KEX_FAILURE: i32 = -5;
-
-/// libssh2's `LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE`: after it.
-const KEY_EXCHANGE_FAILURE: i32 = -8;
-
-/// libssh2's `LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED`.
-const CHANNEL_REQUEST_DENIED: i32 = -22;
-
-/// libssh2's `LIBSSH2_ERROR_INVAL`.
-const INVAL: i32 = -34;
 
 /// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
 /// before they have passed by its own clock (hence a little more).
@@ -187,29 +173,39 @@ pub enum SessionError {
 
 /// What a libssh2 call says that could not finish yet.
 pub(super) fn is_again(error: &ssh2::Error) -> bool {
-    error.code() == ErrorCode::Session(EAGAIN)
+    error.code() == ErrorCode::Session(ffi::LIBSSH2_ERROR_EAGAIN)
 }
 
 /// What a libssh2 call says when the host said no to a request on a channel.
 pub(super) fn is_denial(error: &ssh2::Error) -> bool {
-    error.code() == ErrorCode::Session(CHANNEL_REQUEST_DENIED)
+    error.code() == ErrorCode::Session(ffi::LIBSSH2_ERROR_CHANNEL_REQUEST_DENIED)
 }
 
 /// What libssh2 says when the end of a channel is waited for that has not said that
 /// it will end.
 pub(super) fn is_too_early(error: &ssh2::Error) -> bool {
-    error.code() == ErrorCode::Session(INVAL)
+    error.code() == ErrorCode::Session(ffi::LIBSSH2_ERROR_INVAL)
 }
 
 /// Sorts libssh2's errors: those that end the session, and refusals.
 pub(super) fn classify(error: &ssh2::Error) -> SessionError {
     let text = describe(error);
     match error.code() {
-        // SOCKET_SEND, SOCKET_DISCONNECT, SOCKET_RECV, BANNER_RECV, PROTO,
-        // INVALID_MAC, KEX_FAILURE, KEY_EXCHANGE_FAILURE, DECRYPT, ALLOC,
-        // HOSTKEY_INIT, BAD_SOCKET, OUT_OF_BOUNDARY, METHOD_NONE
         ErrorCode::Session(
-            -7 | -13 | -43 | -2 | -14 | -4 | -5 | -8 | -12 | -6 | -10 | -45 | -41 | -17,
+            ffi::LIBSSH2_ERROR_SOCKET_SEND
+            | ffi::LIBSSH2_ERROR_SOCKET_DISCONNECT
+            | ffi::LIBSSH2_ERROR_SOCKET_RECV
+            | ffi::LIBSSH2_ERROR_BANNER_RECV
+            | ffi::LIBSSH2_ERROR_PROTO
+            | ffi::LIBSSH2_ERROR_INVALID_MAC
+            | ffi::LIBSSH2_ERROR_KEX_FAILURE
+            | ffi::LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE
+            | ffi::LIBSSH2_ERROR_DECRYPT
+            | ffi::LIBSSH2_ERROR_ALLOC
+            | ffi::LIBSSH2_ERROR_HOSTKEY_INIT
+            | ffi::LIBSSH2_ERROR_BAD_SOCKET
+            | ffi::LIBSSH2_ERROR_OUT_OF_BOUNDARY
+            | ffi::LIBSSH2_ERROR_METHOD_NONE,
         ) => SessionError::Lost(text.into()),
         _ => SessionError::Refused(text.into()),
     }
@@ -217,13 +213,21 @@ pub(super) fn classify(error: &ssh2::Error) -> SessionError {
 
 fn describe(error: &ssh2::Error) -> String {
     match error.code() {
-        // SOCKET_SEND, SOCKET_DISCONNECT, SOCKET_RECV: whichever of them comes first.
-        ErrorCode::Session(-7 | -13 | -43) => "the host closed the connection".to_owned(),
-        ErrorCode::Session(-2) => "the host does not speak SSH".to_owned(),
-        ErrorCode::Session(KEX_FAILURE | -17) => {
+        // Whichever of them comes first.
+        ErrorCode::Session(
+            ffi::LIBSSH2_ERROR_SOCKET_SEND
+            | ffi::LIBSSH2_ERROR_SOCKET_DISCONNECT
+            | ffi::LIBSSH2_ERROR_SOCKET_RECV,
+        ) => "the host closed the connection".to_owned(),
+        ErrorCode::Session(ffi::LIBSSH2_ERROR_BANNER_RECV) => {
+            "the host does not speak SSH".to_owned()
+        }
+        ErrorCode::Session(ffi::LIBSSH2_ERROR_KEX_FAILURE | ffi::LIBSSH2_ERROR_METHOD_NONE) => {
             "no common algorithm, or the key exchange failed".to_owned()
         }
-        ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "the key exchange failed".to_owned(),
+        ErrorCode::Session(ffi::LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) => {
+            "the key exchange failed".to_owned()
+        }
         // What libssh2 and ssh2 have no words for.
         ErrorCode::Session(number)
             if matches!(
@@ -388,8 +392,8 @@ impl Session {
     /// connection that has ended from all else that may go wrong.
     fn no_handshake(&self, error: &ssh2::Error, patience: &Patience<'_>) -> SessionError {
         let hint = match error.code() {
-            ErrorCode::Session(KEX_FAILURE) => " (no common algorithm?)",
-            ErrorCode::Session(KEY_EXCHANGE_FAILURE) => "",
+            ErrorCode::Session(ffi::LIBSSH2_ERROR_KEX_FAILURE) => " (no common algorithm?)",
+            ErrorCode::Session(ffi::LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) => "",
             _ => return patience.failed(error),
         };
         match (patience.failed(error), self.transport.is_at_end()) {
@@ -676,8 +680,11 @@ mod tests {
     #[test]
     fn errors_without_words_have_their_number() {
         let text = |number, words| describe(&ssh2::Error::new(ErrorCode::Session(number), words));
-        assert_eq!(text(-50, "unknown error"), "unknown error -50 of libssh2");
-        assert_eq!(text(-9, "Timed out"), "timed out");
+        let number = ffi::LIBSSH2_ERROR_MISSING_USERAUTH_BANNER;
+        let told = text(number, "unknown error");
+        assert_eq!(told, "unknown error -50 of libssh2");
+        let number = ffi::LIBSSH2_ERROR_TIMEOUT;
+        assert_eq!(text(number, "Timed out"), "timed out");
     }
 
     #[test]
