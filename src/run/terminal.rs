@@ -51,33 +51,72 @@ pub(super) fn ask_secret(prompt: &str, signals: &Receiver<i32>) -> Result<Secret
     })
 }
 
-/// Reads a line that leaves nothing behind in memory.
-fn read_secret(mut terminal: impl Read) -> io::Result<Secret> {
-    // Of one size from the beginning: a buffer that grows leaves copies behind.
-    let mut line = Zeroizing::new(vec![0; LONGEST_LINE]);
-    let mut length = 0;
-    while !line[..length].ends_with(b"\n") {
-        match terminal.read(&mut line[length..]) {
-            Ok(0) => {
-                return Err(io::Error::new(
-                    ErrorKind::UnexpectedEof,
-                    "nothing was typed",
-                ));
-            }
-            Ok(count) => length += count,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+/// Reads a line. rpassword reads from a reader, so that it neither opens nor changes
+/// the terminal: that is main's part.
+fn read_secret(terminal: impl Read + 'static) -> io::Result<Secret> {
+    let config = rpassword::ConfigBuilder::new()
+        .input_reader(Line {
+            terminal,
+            length: 0,
+            last: 0,
+        })
+        .output_discard()
+        .build();
+    let secret = Zeroizing::new(rpassword::read_password_with_config(config)?);
+    // rpassword puts this in the place of what is not UTF-8.
+    if secret.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(invalid("what was typed is not UTF-8"));
+    }
+    Ok(Arc::new(secret))
+}
+
+/// The bytes of one line. What rpassword would silently make another secret of is an
+/// error.
+struct Line<R> {
+    terminal: R,
+    length: usize,
+    last: u8,
+}
+
+impl<R: Read> Read for Line<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(place) = buffer.first_mut() else {
+            return Ok(0);
+        };
+        // rpassword asks for more where the line ends within a character.
+        if matches!(self.last, b'\n' | b'\r') {
+            return Ok(0);
         }
+        let mut byte = [0];
+        if let Err(error) = self.terminal.read_exact(&mut byte) {
+            return Err(match error.kind() {
+                // rpassword takes this kind for the end of the line.
+                ErrorKind::UnexpectedEof => io::Error::other("nothing was typed"),
+                _ => error,
+            });
+        }
+        let [byte] = byte;
+        let is_control = match byte {
+            b'\n' | b'\r' => false,
+            0x80..=0x9f => self.last == 0xc2, // U+0080 to U+009F
+            byte => byte.is_ascii_control(),
+        };
+        if is_control {
+            // rpassword drops them, or edits the line as they say.
+            return Err(invalid("what was typed holds a control character"));
+        }
+        self.length += 1;
+        if self.length > LONGEST_LINE {
+            return Err(invalid("what was typed is too long"));
+        }
+        self.last = byte;
+        *place = byte;
+        Ok(1)
     }
-    let typed = &line[..length - 1];
-    let typed = typed.strip_suffix(b"\r").unwrap_or(typed);
-    match std::str::from_utf8(typed) {
-        Ok(text) => Ok(Arc::new(Zeroizing::new(text.to_owned()))),
-        Err(_) => Err(io::Error::new(
-            ErrorKind::InvalidData,
-            "what was typed is not UTF-8",
-        )),
-    }
+}
+
+fn invalid(why: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, why)
 }
 
 /// Asks a question until the answer is yes or no.
@@ -180,13 +219,17 @@ fn set(terminal: &File, when: OptionalActions, settings: &Termios) -> io::Result
 mod tests {
     use super::*;
 
-    fn typed(bytes: &[u8]) -> io::Result<String> {
+    fn typed(bytes: &'static [u8]) -> io::Result<String> {
         read_secret(bytes).map(|secret| secret.to_string())
     }
 
     #[test]
     fn a_secret_is_all_of_its_line() {
-        assert_eq!(typed(b" s3cret \tx \n").unwrap(), " s3cret \tx ");
+        assert_eq!(typed(b" s3cret  x \n").unwrap(), " s3cret  x ");
+        assert_eq!(
+            typed("gr\u{fc}\u{df}e\u{1f600}\n".as_bytes()).unwrap(),
+            "gr\u{fc}\u{df}e\u{1f600}"
+        );
         assert_eq!(typed(b"s3cret\r\n").unwrap(), "s3cret");
         assert_eq!(typed(b"\n").unwrap(), "");
         let halves = (&b"one"[..]).chain(&b"two\n"[..]);
@@ -198,6 +241,22 @@ mod tests {
         assert!(typed(b"").is_err());
         assert!(typed(b"half").is_err());
         assert!(typed(&[b'x'; LONGEST_LINE + 1]).is_err());
-        assert!(typed(b"\xff\n").is_err());
+    }
+
+    #[test]
+    fn what_would_become_another_secret_is_refused() {
+        for line in [
+            &b"\xff\n"[..],
+            b"gr\xc3\n",
+            b"tab\there\n",
+            b"dele\x7fted\n",
+            b"back\x08space\n",
+            b"arrow\x1b[D\n",
+            b"killed\x15\n",
+            b"end\x04\n",
+            b"control \xc2\x85\n",
+        ] {
+            assert!(typed(line).is_err(), "{line:?}");
+        }
     }
 }
