@@ -14,7 +14,7 @@
 //!   [`output`]: the printer and what it prints.
 //! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
 //!   hosts' shells, and from them. Both pure.
-//! - [`event`], [`error`], [`wake`]: what all of them share.
+//! - [`event`], [`error`], [`wake`], `random`: what all of them share.
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
@@ -30,6 +30,7 @@ pub mod error;
 pub mod event;
 pub mod hosts;
 pub mod output;
+mod random;
 pub mod remote;
 pub mod run;
 pub mod ssh;

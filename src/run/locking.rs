@@ -1,8 +1,6 @@
 //! The lock phase of a run: a guard on every host, before anything else is done
 //! there.
 
-use std::collections::hash_map::RandomState;
-use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +12,7 @@ use crate::error::{ExitStatus, Tree};
 use crate::event::{Identity, Level, LockRefusal, NodeId};
 use crate::output::Phase;
 use crate::output::summary::{self, Failure};
+use crate::random;
 use crate::remote::guard::{self, LockTarget};
 use crate::run::ending::Stop;
 use crate::run::{Run, State};
@@ -280,7 +279,7 @@ pub(super) fn holder() -> String {
 
 /// From a half to one and a half: two runs must not come back together.
 fn random_factor() -> f64 {
-    // The keys of a new hasher are random, which is all that is needed here.
-    let random = RandomState::new().hash_one(0) % 1000;
-    0.5 + f64::from(u32::try_from(random).unwrap_or(500)) / 1000.0
+    // Without random numbers runs meet again, which costs them time only.
+    let random = random::bytes().map_or(0, u16::from_be_bytes);
+    0.5 + f64::from(random) / f64::from(u16::MAX)
 }

@@ -44,6 +44,7 @@ use crate::output::printer::{self, LastWords, OutputError};
 use crate::output::screen::{Screen, Standing};
 use crate::output::summary::{self, Extent};
 use crate::output::{Display, Phase};
+use crate::random;
 use crate::remote::sudo::Nonces;
 
 use command::Tool;
@@ -175,8 +176,8 @@ fn prepare(config: &Config, console: &Outlets) -> Result<Shared, Stop> {
         sudo_password,
     } = secrets::collect(config, &console.signals, display)?;
     let has_password = sudo_password.is_some();
-    let nonces = || Ok(Nonces::new(random()?, has_password));
-    let nonces = config.sudo.then(nonces).transpose().map_err(Stop::Local)?;
+    let nonces = || Ok(Nonces::new(random_bytes()?, has_password));
+    let nonces = config.sudo.then(nonces).transpose()?;
     Ok(Shared {
         known_hosts,
         credentials,
@@ -202,12 +203,9 @@ fn load_known_hosts(config: &Config, display: &Display) -> KnownHosts {
     known_hosts
 }
 
-/// Random bytes of the system.
-fn random<const N: usize>() -> Result<[u8; N], Tree> {
-    let mut random = [0; N];
-    getrandom::fill(&mut random)
-        .map_err(|error| Tree::new(format!("the system gives no random numbers: {error}")))?;
-    Ok(random)
+/// Random bytes, or why the run cannot begin.
+fn random_bytes<const N: usize>() -> Result<[u8; N], Stop> {
+    random::bytes().map_err(|error| Stop::Local(Tree::from_error(&error)))
 }
 
 fn describe(problem: &Problem) -> Tree {

@@ -18,7 +18,7 @@ use crate::remote::script::Script;
 use crate::run::command::Tool;
 use crate::run::coordinator::{self, Action, Coordinator};
 use crate::run::ending::Stop;
-use crate::run::{Conduct, Run, State, random};
+use crate::run::{Conduct, Run, State, random_bytes};
 
 impl Run {
     /// Uploads, and runs the sync tool where that went well.
@@ -117,7 +117,7 @@ impl Run {
 
     /// Starts the coordinator of the tools on all hosts that are ready.
     fn coordinate(&self, conduct: Conduct) -> Result<Protocol, Stop> {
-        let prefix = Prefix::new(random().map_err(Stop::Local)?);
+        let prefix = Prefix::new(random_bytes()?);
         let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
         let named = |node: &NodeId| (*node, self.targets[node.0].node());
         let names: Names = nodes.iter().map(|node| named(node).1).collect();

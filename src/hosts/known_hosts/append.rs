@@ -7,9 +7,10 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use openssl::rand::rand_bytes;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::retry_on_intr;
+
+use crate::random;
 
 use super::key::is_whole;
 use super::line::hash_name;
@@ -97,9 +98,7 @@ fn check(new: &NewKey<'_>) -> io::Result<()> {
 fn line_for(new: &NewKey<'_>, hash: bool) -> io::Result<String> {
     let mut name = record_name(new.host, new.port);
     if hash {
-        let mut salt = [0; 20];
-        rand_bytes(&mut salt)?;
-        name = hash_name(name.as_bytes(), salt);
+        name = hash_name(name.as_bytes(), random::bytes()?);
     }
     let kind = key_type(new.key).unwrap_or_default();
     Ok(format!("{name} {kind} {}", STANDARD.encode(new.key)))
