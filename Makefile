@@ -49,4 +49,4 @@ bench-dependencies:
 
 # Needs cargo-deny and the network.
 audit:
-	$(CARGO) deny check advisories
+	$(CARGO) deny check
