@@ -72,6 +72,14 @@ pub struct Loan {
     bytes: usize,
 }
 
+impl Loan {
+    /// Whether its node has no credit left, and so waits for some to come back.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        self.credit.room() == 0
+    }
+}
+
 impl Drop for Loan {
     fn drop(&mut self) {
         let before = self.credit.used.fetch_sub(self.bytes, Ordering::AcqRel);

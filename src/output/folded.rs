@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
+use std::io;
 
 use openssl::sha::Sha256;
 use similar::{Algorithm, DiffOp, DiffTag, capture_diff_slices, group_diff_ops};
@@ -373,9 +374,14 @@ impl Renderer for Folded {
             lines.feed(node, stream, bytes, |line| {
                 logs.line(&labels[node.0], stream, &line, out);
             });
-            return Fate::Shown;
         }
-        Fate::Kept
+        if self.store.is_over_limit() {
+            Fate::Withheld
+        } else if self.options.verbose {
+            Fate::Shown
+        } else {
+            Fate::Kept
+        }
     }
 
     fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
@@ -424,6 +430,18 @@ impl Renderer for Folded {
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn has_room(&self, _node: NodeId) -> bool {
+        !self.store.is_over_limit()
+    }
+
+    fn make_room(&mut self) -> io::Result<()> {
+        self.store.make_room()
+    }
+
+    fn take_problem(&mut self) -> Option<io::Error> {
+        self.store.take_problem()
     }
 }
 

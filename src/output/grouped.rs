@@ -5,6 +5,7 @@
 //! lines themselves are those of [`super::text`].
 
 use std::collections::VecDeque;
+use std::io;
 
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Stream};
@@ -77,6 +78,9 @@ impl Renderer for Grouped {
         self.nodes[node.0].is_kept = true;
         self.nodes[node.0].has_ended = false;
         self.store.add(node, stream, bytes);
+        if self.store.is_over_limit() {
+            return Fate::Withheld;
+        }
         Fate::Kept
     }
 
@@ -123,6 +127,19 @@ impl Renderer for Grouped {
 
     fn keeps(&self) -> bool {
         true
+    }
+
+    fn has_room(&self, node: NodeId) -> bool {
+        let is_shown = self.is_live(node) && !self.nodes[node.0].is_kept;
+        is_shown || !self.store.is_over_limit()
+    }
+
+    fn make_room(&mut self) -> io::Result<()> {
+        self.store.make_room()
+    }
+
+    fn take_problem(&mut self) -> Option<io::Error> {
+        self.store.take_problem()
     }
 }
 

@@ -394,7 +394,7 @@ mod tests {
             json!({
                 "stream": "result", "node": "[ops@web1:22]", "host": "ops@web1",
                 "status": "exit", "code": 17, "signal": null,
-                "duration_ms": 1234, "body": "code 17",
+                "duration_ms": 1234, "body": "exited with non-zero code 17",
             })
         );
         assert_eq!(

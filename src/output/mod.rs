@@ -4,11 +4,13 @@
 //! thread, the [`printer`], turns them into bytes with a [`Renderer`] and has them
 //! written to the [`screen`], below which the [`status`] bar stands. The renderers are [`text`], [`grouped`], [`folded`] and
 //! [`json`]; they are pure, but for what [`lines`] and [`store`] keep in files
-//! without a name. [`credit`] keeps what is on the way bounded. [`logs`], [`tree`]
+//! without a name. [`credit`] keeps what is on the way bounded, and [`backlog`] what is
+//! kept, where no file can be written. [`logs`], [`tree`]
 //! and [`summary`] lay out messages, errors and results, [`sanitize`] makes
 //! remote bytes harmless on a terminal, [`template`] and [`theme`] are about
 //! looks. [`files`] are those of `--output-dir`.
 
+pub mod backlog;
 pub mod credit;
 pub mod files;
 pub mod folded;
@@ -26,6 +28,8 @@ pub mod template;
 pub mod text;
 pub mod theme;
 pub mod tree;
+
+use std::io;
 
 use crossbeam_channel::Sender;
 
@@ -115,6 +119,24 @@ pub trait Renderer: Send {
     fn keeps(&self) -> bool {
         false
     }
+
+    /// Whether there is room again for output of a node, after [`Fate::Withheld`].
+    fn has_room(&self, _node: NodeId) -> bool {
+        true
+    }
+
+    /// Tries to make room.
+    ///
+    /// # Errors
+    /// There is still none.
+    fn make_room(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Why there is no room, once.
+    fn take_problem(&mut self) -> Option<io::Error> {
+        None
+    }
 }
 
 /// What became of bytes that a renderer was given.
@@ -124,6 +146,9 @@ pub enum Fate {
     Shown,
     /// They are kept for later.
     Kept,
+    /// They are kept, in memory that should not grow further: the node is to send no
+    /// more until [`Renderer::has_room`] says so.
+    Withheld,
 }
 
 /// Tells the local time for log lines.

@@ -11,13 +11,15 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, bounded, select, unbounded,
+    Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select, unbounded,
 };
 
-use crate::event::{NodeId, Stream};
+use crate::error::Tree;
+use crate::event::{Level, NodeId, Stream};
+use crate::output::backlog::Backlog;
 use crate::output::credit::Loan;
 use crate::output::files::Files;
 use crate::output::screen::{Screen, Standing, write_at_once};
@@ -45,6 +47,10 @@ pub enum OutputError {
     /// A file of `--output-dir`.
     #[error("can't write '{}'", .0.display())]
     File(PathBuf, #[source] io::Error),
+    /// Kept output fills the memory that it may have, the temporary directory takes
+    /// no more, and every host waits for room.
+    #[error("the output of the hosts has no room in '{}'", .0.display())]
+    NoRoom(PathBuf, #[source] io::Error),
 }
 
 /// Starts the printer. It ends when all [`super::Display`]s are gone; who wants
@@ -56,6 +62,8 @@ pub fn start(
     renderer: Box<dyn Renderer>,
     screen: Screen,
     files: Option<Files>,
+    nodes: usize,
+    wants_warnings: bool,
     messages: Receiver<Message>,
     problems: Sender<OutputError>,
 ) -> io::Result<()> {
@@ -76,6 +84,8 @@ pub fn start(
         sinks,
         held: VecDeque::new(),
         loans: Vec::new(),
+        backlog: Backlog::new(nodes),
+        wants_warnings,
         files,
         problems,
     };
@@ -109,6 +119,10 @@ struct Printer {
     held: VecDeque<Held>,
     /// Given back when what they stand for has been written.
     loans: Vec<Loan>,
+    /// Not given back until there is room for more.
+    backlog: Backlog,
+    /// A lack of room is still to be said.
+    wants_warnings: bool,
     /// Stdout and stderr are the same file: everything goes through one of
     /// them, in order.
     one_file: bool,
@@ -170,6 +184,7 @@ impl Printer {
                 self.take(message);
             }
             self.go_on();
+            self.look_for_room();
         }
         self.show_held();
         self.show_all();
@@ -191,6 +206,49 @@ impl Printer {
             self.rendered();
         }
         has_more
+    }
+
+    /// Gives credit back to nodes that wait for room, if there is some, and tries to
+    /// make some from time to time.
+    fn look_for_room(&mut self) {
+        if self.backlog.is_empty() {
+            return;
+        }
+        let renderer = &mut self.renderer;
+        self.backlog.release(|node| renderer.has_room(node));
+        let now = Instant::now();
+        if self
+            .backlog
+            .deadline()
+            .is_none_or(|deadline| now < deadline)
+        {
+            return;
+        }
+        let Err(error) = renderer.make_room() else {
+            return self.backlog.release(|_| true);
+        };
+        if self.backlog.note_failed_try(now) {
+            let problem = OutputError::NoRoom(std::env::temp_dir(), error);
+            // Main ends the run.
+            let _ = self.problems.send(problem);
+        }
+    }
+
+    /// Says once that there is no room.
+    fn warn_of_lack_of_room(&mut self) {
+        let Some(error) = self.renderer.take_problem() else {
+            return;
+        };
+        if std::mem::take(&mut self.wants_warnings) {
+            let directory = std::env::temp_dir();
+            let text = format!("can't keep output in '{}'", directory.display());
+            let advice = "hosts wait until there is room, or until their output is shown; \
+                          TMPDIR names another directory";
+            let tree = Tree::new(text)
+                .because(Tree::from_error(&error))
+                .because(advice);
+            self.renderer.log(Level::Warn, &tree, &mut self.sinks);
+        }
     }
 
     /// Writes what there is, and waits for more.
@@ -220,15 +278,22 @@ impl Printer {
                 is_busy,
                 spare,
                 ..
-            } if *is_busy => select! {
-                recv(messages) -> message => message.map(Some).map_err(RecvTimeoutError::from),
-                recv(done) -> sinks => {
-                    *is_busy = false;
-                    *spare = sinks.unwrap_or_default();
-                    Ok(None)
+            } => {
+                let alarm = self.backlog.deadline().map_or_else(never, at);
+                let idle = never();
+                let done = if *is_busy { &*done } else { &idle };
+                select! {
+                    recv(messages) -> message => {
+                        message.map(Some).map_err(RecvTimeoutError::from)
+                    }
+                    recv(done) -> sinks => {
+                        *is_busy = false;
+                        *spare = sinks.unwrap_or_default();
+                        Ok(None)
+                    }
+                    recv(alarm) -> _ => Ok(None),
                 }
-            },
-            Way::Beside { .. } => messages.recv().map(Some).map_err(RecvTimeoutError::from),
+            }
         }
     }
 
@@ -240,6 +305,7 @@ impl Printer {
                 bytes,
                 loan,
             } => {
+                self.backlog.note_output(node);
                 if let Some(files) = &mut self.files
                     && let Err(error) = files.write(node, stream, &bytes)
                 {
@@ -256,6 +322,7 @@ impl Printer {
                 });
             }
             Message::EndOfOutput { node } => {
+                self.backlog.note_end(node);
                 if let Some(files) = &mut self.files
                     && let Err(error) = files.complete(node)
                 {
@@ -265,10 +332,12 @@ impl Printer {
                 self.hear(Held::End(node));
             }
             Message::Result { node, outcome } => {
+                self.backlog.note_end(node);
                 self.renderer.result(node, &outcome, &mut self.sinks);
             }
             Message::EndOfRun => {
                 self.is_over = true;
+                self.backlog.release(|_| true);
                 self.hide_bar();
                 self.show_held();
                 self.renderer.end_of_run(&mut self.sinks);
@@ -328,9 +397,14 @@ impl Printer {
                 }
             }
         }
-        if let (Held::Output { loan, .. }, Fate::Shown) = (held, fate) {
-            self.loans.push(loan);
+        match (held, fate) {
+            (Held::Output { loan, .. }, Fate::Shown) => self.loans.push(loan),
+            (Held::Output { loan, .. }, Fate::Withheld) => {
+                self.backlog.hold(node, loan, Instant::now());
+            }
+            _ => {}
         }
+        self.warn_of_lack_of_room();
         self.rendered();
     }
 

@@ -6,6 +6,10 @@
 //! extents of a handy size, which stay in memory as long as all of them together
 //! are few, and go to the file when they are not. There each node gets regions that
 //! grow with what it has to say: a long output is a few long extents.
+//!
+//! Where the file cannot be written, extents stay in memory beyond the limit, and
+//! [`Store::is_over_limit`] says so. The caller then takes no more from the hosts,
+//! and tries [`Store::make_room`] from time to time.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -55,6 +59,8 @@ pub struct Store {
     memory: usize,
     /// Where spilling begins.
     limit: usize,
+    /// Why the file could not be written, until somebody has asked.
+    problem: Option<io::Error>,
     /// What is in the buffer: from where in the file.
     loaded: u64,
     buffer: Vec<u8>,
@@ -124,6 +130,7 @@ impl Store {
             end: 0,
             memory: 0,
             limit: IN_MEMORY,
+            problem: None,
             loaded: 0,
             buffer: Vec::new(),
         }
@@ -146,32 +153,102 @@ impl Store {
         let start = kept.tail_start;
         kept.tail_start += bytes.len() as u64;
         kept.last = None;
-        // Without a temporary file, memory has to do.
-        if self.memory + bytes.len() <= self.limit || self.spill(node, start, &bytes).is_err() {
-            self.memory += bytes.len();
-            let place = Place::Memory(bytes.into());
-            self.nodes[node.0]
+        let index = kept.extents.len();
+        if self.memory + bytes.len() <= self.limit {
+            self.keep_in_memory(node, start, bytes);
+            return;
+        }
+        match self.spill(node, index, &bytes) {
+            Ok(None) => {}
+            Ok(Some(place)) => self.nodes[node.0]
                 .extents
-                .push_back(Extent { start, place });
+                .push_back(Extent { start, place }),
+            Err(error) => {
+                self.problem = Some(error);
+                self.keep_in_memory(node, start, bytes);
+            }
         }
     }
 
-    /// Puts the next bytes of a chain into the file.
-    fn spill(&mut self, node: NodeId, start: u64, bytes: &[u8]) -> io::Result<()> {
+    fn keep_in_memory(&mut self, node: NodeId, start: u64, bytes: Vec<u8>) {
+        self.memory += bytes.len();
+        let place = Place::Memory(bytes.into());
+        self.nodes[node.0]
+            .extents
+            .push_back(Extent { start, place });
+    }
+
+    /// Whether more is in memory than should be, because the file cannot be
+    /// written.
+    pub fn is_over_limit(&self) -> bool {
+        self.memory > self.limit
+    }
+
+    /// Why the file could not be written, if that has happened since the last
+    /// call.
+    pub fn take_problem(&mut self) -> Option<io::Error> {
+        self.problem.take()
+    }
+
+    /// Moves extents to the file until memory is within its limit again.
+    ///
+    /// # Errors
+    /// The file still cannot be written.
+    pub fn make_room(&mut self) -> io::Result<()> {
+        for node in (0..self.nodes.len()).map(NodeId) {
+            let mut index = 0;
+            while self.is_over_limit() && index < self.nodes[node.0].extents.len() {
+                let is_merged = self.move_to_file(node, index)?;
+                index += usize::from(!is_merged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves an extent to the file. True if it is a part of the one before it then.
+    fn move_to_file(&mut self, node: NodeId, index: usize) -> io::Result<bool> {
+        let place = &mut self.nodes[node.0].extents[index].place;
+        let Place::Memory(bytes) = place else {
+            return Ok(false);
+        };
+        let bytes = std::mem::take(bytes);
+        let spilled = self.spill(node, index, &bytes);
+        let extents = &mut self.nodes[node.0].extents;
+        match spilled {
+            Ok(place) => {
+                self.memory -= bytes.len();
+                let is_merged = place.is_none();
+                match place {
+                    Some(place) => extents[index].place = place,
+                    None => drop(extents.remove(index)),
+                }
+                Ok(is_merged)
+            }
+            Err(error) => {
+                extents[index].place = Place::Memory(bytes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes bytes of a chain to the file, where they become the extent with this
+    /// index, or a part of the one before it (`None`).
+    fn spill(&mut self, node: NodeId, index: usize, bytes: &[u8]) -> io::Result<Option<Place>> {
         let file = match &mut self.spill {
             Some(file) => file,
             None => self.spill.insert(tempfile::tempfile()?),
         };
         let more = bytes.len() as u64;
         let kept = &mut self.nodes[node.0];
-        if let Some(Extent { place, .. }) = kept.extents.back_mut()
+        let before = index.checked_sub(1).and_then(|at| kept.extents.get_mut(at));
+        if let Some(Extent { place, .. }) = before
             && let Place::File { at, length, room } = place
             && *room >= more
         {
             file.write_all_at(bytes, *at + *length)?;
             *length += more;
             *room -= more;
-            return Ok(());
+            return Ok(None);
         }
         file.write_all_at(bytes, self.end)?;
         let (first, longest) = REGIONS;
@@ -182,9 +259,8 @@ impl Store {
             length: more,
             room: region - more,
         };
-        kept.extents.push_back(Extent { start, place });
         self.end += region;
-        Ok(())
+        Ok(Some(place))
     }
 
     /// The next piece of what a node said, from where the cursor stands.
@@ -382,6 +458,39 @@ mod tests {
                 let letter = b'a' + u8::try_from(round % 26).unwrap();
                 block.iter().all(|byte| *byte == letter)
             }));
+        }
+    }
+
+    /// A file that cannot be written.
+    fn read_only() -> File {
+        File::open("/dev/null").unwrap()
+    }
+
+    #[test]
+    fn what_could_not_be_spilled_goes_to_the_file_as_soon_as_there_is_room() {
+        let mut store = Store::new(2);
+        store.limit = 60_000;
+        let said = |round: u8| [b'a' + round; 7000];
+        for round in 0..20 {
+            // It works, then it does not, and then it does again.
+            match round {
+                3 => store.spill = Some(read_only()),
+                15 => store.spill = None,
+                _ => {}
+            }
+            for node in [0, 1] {
+                store.add(NodeId(node), Stream::Stdout, &said(round));
+            }
+            assert_eq!(store.is_over_limit(), (5..16).contains(&round), "{round}");
+            assert_eq!(store.make_room().is_ok(), !(5..15).contains(&round));
+            assert_eq!(store.is_over_limit(), (5..15).contains(&round), "{round}");
+        }
+        assert!(store.take_problem().is_some() && store.take_problem().is_none());
+        let expected: Vec<u8> = (0..20).flat_map(said).collect();
+        for node in [0, 1] {
+            let [stdout, stderr] = read_all(&mut store, node);
+            assert!(stdout == expected && stderr.is_empty());
+            assert!(store.nodes[node].extents.len() < 10);
         }
     }
 

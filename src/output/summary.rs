@@ -20,7 +20,7 @@ const WHOLE_ONE_BY_ONE: usize = 100;
 const REASONS: usize = 4;
 
 /// Characters for names that a reader gets at most: a line or two.
-const NAMES: usize = 80;
+const NAMES: usize = 56;
 
 /// What stands for the name of each of several hosts.
 const ANY_HOST: &str = "<host>";
@@ -105,7 +105,10 @@ pub fn of_skipped(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<Tree> 
     if is_one_by_one(failures.len(), extent) {
         let trees = failures.iter().map(Failure::tree);
         return trees
-            .map(|tree| Tree::new("host is skipped").because(tree))
+            .map(|tree| Tree {
+                message: format!("{}, the host is skipped", tree.message),
+                ..tree
+            })
             .collect();
     }
     let headline = format!("{} hosts are skipped", failures.len());
@@ -217,7 +220,7 @@ pub fn cause(outcome: &Outcome) -> String {
 fn kind(status: &Status) -> String {
     match status {
         Status::Ok => "ok".to_owned(),
-        Status::Exit(code) => format!("code {code}"),
+        Status::Exit(code) => format!("exited with non-zero code {code}"),
         Status::Signal(name) => format!("signal {name}"),
         Status::Timeout => "timeout".to_owned(),
         Status::Connection => "connection lost".to_owned(),
@@ -460,7 +463,7 @@ mod tests {
         assert_eq!(
             tree.flat(),
             "remote execution failed: commands are failed on 3 out of 4 nodes: \
-             code 17 (2 nodes): a,d; \
+             exited with non-zero code 17 (2 nodes): a,d; \
              connection lost: no sign of life for 60s (1 node): c"
         );
     }
@@ -530,8 +533,8 @@ mod tests {
         assert!(lines(&tree, 0, 80) < 24, "{text}");
         assert!(lines(&tree, 0, 160) < 12, "{text}");
         for part in [
-            "commands are failed on all 1000 nodes: code 1 (200 nodes): web[1,6,11,",
-            "code 17 (200 nodes): web[2,7,12,",
+            "commands are failed on all 1000 nodes: exited with non-zero code 1 (200 nodes): web[1,6,11,",
+            "exited with non-zero code 17 (200 nodes): web[2,7,12,",
             "connection lost: <host> does not answer any more (200 nodes): web[4,9,",
             " more (-v names all); ",
         ] {
@@ -547,10 +550,10 @@ mod tests {
             .collect();
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
         let tree = of_commands(&results, Extent::Screen).expect("a summary");
-        assert_eq!(lines(&tree, 0, 80), 7);
+        assert_eq!(lines(&tree, 0, 100), 7);
         assert_eq!(
             tree.causes[0].causes[1].message,
-            "code 2 (200 nodes): web[201-400]"
+            "exited with non-zero code 2 (200 nodes): web[201-400]"
         );
     }
 
@@ -561,7 +564,10 @@ mod tests {
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
         let tree = of_commands(&results, Extent::Whole).expect("a summary");
         assert_eq!(tree.causes[0].causes.len(), 4 + 200);
-        assert!(tree.flat().contains(",986,991,996]; code 17"));
+        assert!(
+            tree.flat()
+                .contains(",986,991,996]; exited with non-zero code 17")
+        );
     }
 
     fn unreachable(reason: String) -> Outcome {
@@ -616,6 +622,12 @@ mod tests {
         assert_eq!(tree.causes[0].causes.len(), 3 + 99);
         let tree = of_connections(&results[..100], 1000, Extent::Whole);
         assert_eq!(tree.causes[0].causes.len(), 100);
+        let skipped = of_skipped(&results[..10], Extent::Screen);
+        assert_eq!(
+            skipped[0].flat(),
+            "can't connect to address: [ops@web1:22], the host is skipped: \
+             can't resolve 'web1': the end"
+        );
         let skipped = of_skipped(&results, Extent::Screen);
         assert_eq!(skipped.len(), 1);
         assert_eq!(skipped[0].message, "1000 hosts are skipped");

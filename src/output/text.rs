@@ -141,7 +141,9 @@ impl Writer {
     fn line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
         if self.options.verbose {
             self.logs.line(&self.labels[node.0], stream, line, out);
-            if self.options.stdout.is_terminal {
+            // The log line is enough for whoever reads a terminal, or stderr. What
+            // reads stdout in a pipe gets the lines that it gets without `-v`.
+            if stream == Stream::Stderr || self.options.stdout.is_terminal {
                 return;
             }
         }
@@ -273,9 +275,10 @@ mod tests {
         text.output(NodeId(1), Stream::Stderr, b"no\n", &mut out);
         let log = String::from_utf8_lossy(&out.stderr).into_owned();
         assert!(
-            log.contains(" [DEBUG] {cmd} <stderr> [ops@web2:22] no\n"),
+            log.ends_with(" [DEBUG] {cmd} <stderr> [ops@web2:22] no\n"),
             "{log}"
         );
+        assert_eq!(log.matches("no\n").count(), 1, "{log}");
     }
 
     #[test]

@@ -64,9 +64,7 @@ impl Stop {
             Self::LockLost => ExitStatus::LockLost,
             Self::Signal(signal) => ExitStatus::Signal(*signal),
             Self::Output(OutputError::Closed) => ExitStatus::BrokenPipe,
-            Self::Output(OutputError::Failed(_) | OutputError::File(..)) | Self::Local(_) => {
-                ExitStatus::Usage
-            }
+            Self::Output(_) | Self::Local(_) => ExitStatus::Usage,
             Self::Failed(status) => *status,
         }
     }
@@ -79,15 +77,10 @@ impl Stop {
                 let text = format!("{name} received, ending the run (once more: at once)");
                 Some((Level::Warn, text.into()))
             }
-            Self::Output(error @ (OutputError::Failed(_) | OutputError::File(..))) => {
-                Some((Level::Fatal, Tree::from_error(error)))
-            }
+            Self::Output(OutputError::Closed) => None,
+            Self::Output(error) => Some((Level::Fatal, Tree::from_error(error))),
             Self::Local(tree) => Some((Level::Fatal, tree.clone())),
-            Self::Output(OutputError::Closed)
-            | Self::FailFast
-            | Self::NotUploaded
-            | Self::LockLost
-            | Self::Failed(_) => None,
+            Self::FailFast | Self::NotUploaded | Self::LockLost | Self::Failed(_) => None,
         }
     }
 

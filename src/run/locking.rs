@@ -9,7 +9,7 @@ use crate::cluster::fan_out::FanOut;
 use crate::cluster::job::Order;
 use crate::config::Config;
 use crate::error::{ExitStatus, Tree};
-use crate::event::{Identity, Level, LockRefusal, NodeId};
+use crate::event::{Identity, Level, LockRefusal, Log, NodeId};
 use crate::output::Phase;
 use crate::output::summary::{self, Failure};
 use crate::random;
@@ -72,18 +72,29 @@ impl Run {
             (target.host.clone(), target.port)
         });
         let others = nodes.split_off(nodes.len().min(1));
-        self.guard(nodes, Some(&config.lock.target), config)?;
+        self.lock_nodes(nodes, config)?;
         let refused = self.refused();
         if !refused.is_empty() && !config.lock.is_optional {
             return Ok(refused);
         }
-        self.guard(others, Some(&config.lock.target), config)?;
+        self.lock_nodes(others, config)?;
         let (ours, refused): (Vec<NodeId>, Vec<NodeId>) = self
             .refused()
             .into_iter()
             .partition(|node| self.is_ours(*node));
         self.guard(ours, None, config)?;
         Ok(refused)
+    }
+
+    /// Starts a guard that takes the lock on each of these hosts.
+    fn lock_nodes(&mut self, nodes: Vec<NodeId>, config: &Config) -> Result<(), Stop> {
+        if self.outlets.display.enabled(Level::Trace) {
+            for node in &nodes {
+                let node = self.targets[node.0].node();
+                self.log(Level::Trace, format!("{node} running lock command"));
+            }
+        }
+        self.guard(nodes, Some(&config.lock.target), config)
     }
 
     /// Starts a guard on each of these hosts and waits for all of them.

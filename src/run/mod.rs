@@ -129,6 +129,8 @@ impl Outlets {
             display.renderer(),
             screen,
             display.files(),
+            config.targets.len(),
+            least_level(&config.look) <= Level::Warn,
             messages,
             problems,
         )?;
@@ -433,13 +435,10 @@ impl Run {
             // It was given up while it was connecting.
             return Ok(());
         }
-        if self.outlets.display.enabled(Level::Trace)
-            && let Some(step) = name_of(&event)
+        if let Some((level, step)) = name_of(&event)
+            && self.outlets.display.enabled(level)
         {
-            self.log(
-                Level::Trace,
-                format!("{} {step}", self.targets[node.0].node()),
-            );
+            self.log(level, format!("{} {step}", self.targets[node.0].node()));
         }
         let state = match event {
             NodeEvent::Connected | NodeEvent::Unlocked => State::Connected,
@@ -558,16 +557,16 @@ impl Run {
     }
 }
 
-/// What a node has got to, for `-vv`. The other events are told in words of
+/// The log line of an event, for `-v` and `-vv`. Other events have messages of
 /// their own.
-fn name_of(event: &NodeEvent) -> Option<&'static str> {
+fn name_of(event: &NodeEvent) -> Option<(Level, &'static str)> {
     match event {
-        NodeEvent::Connected => Some("is ready"),
-        NodeEvent::Guarded(Some(_)) => Some("is locked"),
-        NodeEvent::Guarded(None) => Some("is watched over, without a lock"),
-        NodeEvent::Refused(_) => Some("is not locked"),
-        NodeEvent::Unlocked => Some("is unlocked"),
-        NodeEvent::Started => Some("has started the command"),
+        NodeEvent::Connected => Some((Level::Debug, "connection established")),
+        NodeEvent::Guarded(Some(_)) => Some((Level::Trace, "is locked")),
+        NodeEvent::Guarded(None) => Some((Level::Trace, "is watched over, without a lock")),
+        NodeEvent::Refused(_) => Some((Level::Trace, "is not locked")),
+        NodeEvent::Unlocked => Some((Level::Trace, "is unlocked")),
+        NodeEvent::Started => Some((Level::Trace, "has started the command")),
         _ => None,
     }
 }

@@ -8,7 +8,7 @@ use std::num::NonZero;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::hosts::{Hosts, wait_until};
 use crate::support::pty::without_bar;
@@ -142,6 +142,122 @@ fn grouped_output_is_live_for_the_first_and_bare_when_quiet() {
     }
 }
 
+// ---- no room for what is kept
+
+/// The program with a small temporary directory of its own that is full.
+fn with_full_tmpdir(hosts: &Hosts, words: &[&str]) -> Orgalorg {
+    let words = words.iter().map(|&word| word.to_owned());
+    let script = "mkdir -p tmp && mount -t tmpfs -o size=256k none tmp && \
+                  { cat /dev/zero >tmp/filler 2>/dev/null; TMPDIR=$PWD/tmp exec \"$0\" \"$@\"; }";
+    crate::support::in_shell(hosts, script, targets(hosts).into_iter().chain(words))
+}
+
+/// How much a run of few hosts may use of memory, in KiB.
+const LITTLE_MEMORY: usize = 24 * 1024;
+
+#[test]
+fn hosts_wait_where_there_is_no_room_for_what_they_say() {
+    const LINES: usize = 4_000_000;
+    let hosts = Hosts::start(3);
+    let script = format!(
+        "case $(hostname) in
+            web1) echo first; mkfifo /tmp/wait; read go </tmp/wait; echo last;;
+            *) until [ -e /tmp/go ]; do sleep 0.05; done; seq 1 {LINES};;
+        esac"
+    );
+    let running = with_full_tmpdir(&hosts, &["-l", "-C", &script]).spawn();
+    wait_until("the live host to be shown", LIMIT, || {
+        running.stdout() == "web1 first\n"
+    });
+    for host in hosts.iter().skip(1) {
+        host.write_file("/tmp/go", "", 0o644);
+    }
+    wait_until("the warning", LIMIT, || {
+        running.stderr().contains("[WARN] can't keep output in '")
+    });
+    wait_until("the other hosts to wait", LIMIT, || {
+        let waits = |host: &crate::hosts::Host| {
+            let mut processes = host.processes().into_iter();
+            processes.any(|process| process.name == "seq" && process.state == 'S')
+        };
+        hosts.iter().skip(1).all(waits)
+    });
+    hosts[0].run_ok("until [ -p /tmp/wait ]; do sleep 0.05; done; echo go >/tmp/wait");
+    let (mut memory, pid) = (0, running.child.id());
+    let deadline = Instant::now() + LIMIT;
+    while let Some(peak) = peak_memory(pid)
+        && Instant::now() < deadline
+    {
+        memory = memory.max(peak);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let finished = running.finish().code(0);
+    let stdout = finished.stdout();
+    let rest = stdout.strip_prefix("web1 first\nweb1 last\n");
+    let rest = rest.expect("the live host is not held up");
+    let mut bytes: BTreeMap<&str, usize> = BTreeMap::new();
+    let mut said = Vec::new();
+    for line in rest.split_inclusive('\n') {
+        let (name, text) = line.split_at(5);
+        if said.last() != Some(&name) {
+            said.push(name);
+        }
+        *bytes.entry(name).or_default() += text.len();
+    }
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        bytes.values().all(|&length| length == 30_888_896),
+        "{bytes:?}"
+    );
+    assert_eq!(finished.stderr().matches("[WARN]").count(), 1);
+    finished.says("No space left on device");
+    assert!((1..LITTLE_MEMORY).contains(&memory), "{memory} KiB");
+}
+
+#[test]
+fn folded_output_waits_for_room_and_a_signal_ends_that() {
+    const LINES: usize = 1_000_000;
+    let hosts = Hosts::start(2);
+    let script = format!("seq 1 {LINES}");
+    let start = || {
+        let running = with_full_tmpdir(&hosts, &["--fold", "-C", &script]).spawn();
+        wait_until("the hosts to wait", LIMIT, || {
+            let waits = |host: &crate::hosts::Host| {
+                let mut processes = host.processes().into_iter();
+                processes.any(|process| process.name == "seq" && process.state == 'S')
+            };
+            running.stderr().contains("[WARN] can't keep output in '") && hosts.iter().all(waits)
+        });
+        let memory = peak_memory(running.child.id()).expect("it runs");
+        assert!((1..LITTLE_MEMORY).contains(&memory), "{memory} KiB");
+        running
+    };
+
+    let running = start();
+    // Somebody makes room.
+    let more = "mount -o remount,size=100m tmp";
+    let status = hosts
+        .client("sh")
+        .current_dir(hosts.home())
+        .args(["-c", more])
+        .status();
+    assert!(status.expect("the system has a shell").success());
+    let finished = running.finish().code(0);
+    let expected: String = (1..=LINES).map(|number| format!("{number}\n")).collect();
+    assert!(finished.stdout() == format!("web[1-2] (2 hosts)\n{expected}"));
+
+    let running = start();
+    let begun = Instant::now();
+    running.signal("INT");
+    let finished = running.finish().killed_by(2);
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    // What had come is shown.
+    let stdout = finished.stdout();
+    assert!(stdout.starts_with("web"), "{stdout:.100}");
+    assert!(stdout.contains(" host)\n1\n2\n") || stdout.contains(" hosts)\n1\n2\n"));
+    finished.says("not finished (2 nodes): web[1-2]");
+}
+
 // ---- folded
 
 #[test]
@@ -258,7 +374,7 @@ fn many_hosts_at_once_are_whole_json_objects_with_a_result_each() {
     );
     let body = logs[0]["body"].as_str().expect("a text");
     let expected = "[FATAL] remote execution failed: commands are failed on 13 out of 64 nodes: \
-                    code 7 (7 nodes): web[7,17,27,37,47,57]";
+                    exited with non-zero code 7 (7 nodes): web[7,17,27,37,47,57]";
     assert!(
         body.contains(&expected.replace("7 nodes", "6 nodes").replace("13", "12")),
         "{body}"
@@ -683,7 +799,7 @@ fn log_lines_and_colours_are_as_the_user_wants_them() {
         finished.stderr(),
         "[FATAL]: remote execution failed\n         \
          └─ commands are failed on all 3 nodes\n            \
-         └─ code 3 (3 nodes): web[1-3]\n"
+         └─ exited with non-zero code 3 (3 nodes): web[1-3]\n"
     );
     let colored = |option: &str| {
         let words = ["--color", "always", option, "-C", "echo a"];
@@ -722,6 +838,7 @@ fn a_verbose_run_says_what_is_needed_to_find_out_why_a_host_does_not_connect() {
         "[DEBUG] [root@web1:22] key /",
         "): accepted\n",
         "[DEBUG] [root@web1:22] logged in after ",
+        "[DEBUG] [root@web1:22] connection established\n",
         "[DEBUG] [root@web1:22] ended after ",
     ] {
         assert!(said.contains(part), "{part:?} in\n{said}");
@@ -730,7 +847,6 @@ fn a_verbose_run_says_what_is_needed_to_find_out_why_a_host_does_not_connect() {
     let said = run(&["-vv", "-o", "nobody@web1", "-o", "web2:1"]);
     for part in [
         "[TRACE] [root@web1:22] we offer as key exchange: curve25519-sha256,",
-        "[TRACE] [root@web1:22] is ready\n",
         "): not accepted\n",
         "[DEBUG] [nobody@web1:22] ended: not authenticated: permission denied",
         "[DEBUG] [root@web2:1] no connection to 10.",
@@ -738,6 +854,24 @@ fn a_verbose_run_says_what_is_needed_to_find_out_why_a_host_does_not_connect() {
     ] {
         assert!(said.contains(part), "{part:?} in\n{said}");
     }
+}
+
+#[test]
+fn each_node_is_said_to_be_connected_and_then_to_be_locked() {
+    let hosts = Hosts::start(2);
+    let said = on(&hosts, &["-vv", "-C", "true"]).run().stderr();
+    for node in ["[root@web1:22]", "[root@web2:22]"] {
+        let steps = [
+            format!(" [DEBUG] {node} connection established\n"),
+            format!(" [TRACE] {node} running lock command\n"),
+            format!(" [TRACE] {node} is locked\n"),
+        ];
+        let places = steps.each_ref().map(|step| said.find(step));
+        assert!(places.iter().all(Option::is_some), "{steps:?} in\n{said}");
+        assert!(places.is_sorted(), "{steps:?} in\n{said}");
+    }
+    let said = on(&hosts, &["-v", "-C", "true"]).run().stderr();
+    assert!(!said.contains("running lock command"), "{said}");
 }
 
 #[test]

@@ -61,10 +61,12 @@ fn remote_code(finished: &Finished) -> i32 {
     }
     let stderr = finished.stderr();
     assert_eq!(finished.status.code(), Some(1), "{stderr}");
-    let code = stderr.rsplit_once("└─ code ").and_then(|(_, text)| {
-        let (code, _) = text.split_once(' ')?;
-        code.parse().ok()
-    });
+    let code = stderr
+        .rsplit_once("└─ exited with non-zero code ")
+        .and_then(|(_, text)| {
+            let (code, _) = text.split_once(' ')?;
+            code.parse().ok()
+        });
     code.unwrap_or_else(|| {
         assert!(stderr.contains("└─ signal "), "{stderr}");
         255

@@ -20,7 +20,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on 3 out of 5 nodes
-           └─ code 17 (3 nodes): web[1,3,5]
+           └─ exited with non-zero code 17 (3 nodes): web[1,3,5]
 "
     );
 
@@ -32,7 +32,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on all 3 nodes
-           └─ code 17 (3 nodes): web[1-3]
+           └─ exited with non-zero code 17 (3 nodes): web[1-3]
 "
     );
 
@@ -52,8 +52,8 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on 4 out of 5 nodes
-           ├─ code 17 (1 node): web1
-           ├─ code 255 (1 node): web4
+           ├─ exited with non-zero code 17 (1 node): web1
+           ├─ exited with non-zero code 255 (1 node): web4
            ├─ signal TERM (1 node): web2
            └─ timeout (1 node): web3
 "
@@ -69,7 +69,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
         summary(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on all 5 nodes
-           ├─ code 17 (4 nodes): web[2-5]
+           ├─ exited with non-zero code 17 (4 nodes): web[2-5]
            └─ connection lost: the host closed the connection (1 node): web1
 "
     );
@@ -95,7 +95,7 @@ fn the_first_failure_ends_a_run_under_fail_fast() {
         untimed(&finished.stderr()),
         "[FATAL] remote execution failed
         └─ commands are failed on 1 out of 3 nodes
-           ├─ code 4 (1 node): web2
+           ├─ exited with non-zero code 4 (1 node): web2
            └─ not finished (2 nodes): web[1,3]
 "
     );

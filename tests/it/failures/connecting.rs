@@ -117,7 +117,7 @@ fn with_w_the_others_go_on_and_those_left_out_are_named() {
     let said = untimed(&finished.stderr());
     for (node, reason) in &bad.reasons {
         let warning = format!(
-            " [WARN] host is skipped\n        └─ can't connect to address: {node}\n           └─ {}\n",
+            " [WARN] can't connect to address: {node}, the host is skipped\n        └─ {}\n",
             reason[0],
         );
         assert!(said.contains(&warning), "{warning}\n{said}");

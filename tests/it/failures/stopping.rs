@@ -61,7 +61,7 @@ fn a_signal_ends_a_run_and_then_the_process() {
         assert!(said.contains(&expected), "{said}");
         let expected = "[FATAL] remote execution failed
         └─ commands are failed on 1 out of 2 nodes
-           ├─ code 4 (1 node): web2
+           ├─ exited with non-zero code 4 (1 node): web2
            └─ not finished (1 node): web1
 ";
         assert!(said.ends_with(expected), "{said}");
