@@ -14,7 +14,7 @@
 //!   [`output`]: the printer and what it prints.
 //! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
 //!   hosts' shells, and from them. Both pure.
-//! - [`event`], [`error`], [`wake`], `random`: what all of them share.
+//! - [`event`], [`error`], [`exit_status`], [`wake`], `random`: what all of them share.
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
@@ -28,6 +28,7 @@ pub mod cluster;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod exit_status;
 pub mod hosts;
 pub mod output;
 mod random;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use orgalorg::error::ExitStatus;
+use orgalorg::exit_status::ExitStatus;
 use orgalorg::{cli, run};
 
 fn main() -> ExitCode {

@@ -9,8 +9,9 @@ use crate::cluster::node::Node;
 use crate::event::{HostKey, Level, Log, NodeEvent, Outcome, Status};
 use crate::ssh::auth::{self, AuthError};
 use crate::ssh::host_keys::{self, Judgement};
-use crate::ssh::session::{Interrupted, Patience, Session, SessionError};
+use crate::ssh::session::{Session, SessionError};
 use crate::ssh::transport::{self, ConnectError};
+use crate::ssh::wait::{Interrupted, WaitLimit};
 
 impl Node {
     /// Makes the connection and logs in, asking about the host key in between
@@ -21,12 +22,12 @@ impl Node {
         loop {
             let begun = Instant::now();
             let cancelled = || self.is_cancelled();
-            let patience = Patience {
+            let limit = WaitLimit {
                 deadline: begun + left,
                 wakeup: &self.wakeup,
                 cancelled: &cancelled,
             };
-            let (session, key) = self.greet(&patience, trusted.as_ref())?;
+            let (session, key) = self.greet(&limit, trusted.as_ref())?;
             let mut asked = false;
             if let Some(key) = key {
                 // Nothing counts against the time-out while somebody decides.
@@ -35,17 +36,17 @@ impl Node {
                 trusted = Some(key);
                 asked = true;
             }
-            let patience = Patience {
+            let limit = WaitLimit {
                 deadline: if asked {
                     Instant::now() + left
                 } else {
-                    patience.deadline
+                    limit.deadline
                 },
-                ..patience
+                ..limit
             };
-            match self.log_in(&session, &patience) {
+            match self.log_in(&session, &limit) {
                 Ok(()) => {
-                    let left = patience.deadline.saturating_duration_since(Instant::now());
+                    let left = limit.deadline.saturating_duration_since(Instant::now());
                     return Ok((session, left));
                 }
                 // While somebody thought about the key, the server may have
@@ -68,14 +69,14 @@ impl Node {
     /// back for somebody to decide, unless it is the one that was `trusted`.
     fn greet(
         &self,
-        patience: &Patience<'_>,
+        limit: &WaitLimit<'_>,
         trusted: Option<&HostKey>,
     ) -> Result<(Session, Option<HostKey>), Outcome> {
         let node = self.target.node();
         let log = self.display.about(&node);
         let (host, port) = (self.endpoint.host.as_str(), self.endpoint.port);
         let transport =
-            transport::connect(host, port, patience, &log).map_err(|error| match error {
+            transport::connect(host, port, limit, &log).map_err(|error| match error {
                 ConnectError::Failed(reason) => Outcome::failed(Status::Unreachable, reason),
                 ConnectError::Interrupted(interrupted) => {
                     self.interrupted(interrupted, "while connecting")
@@ -87,7 +88,7 @@ impl Node {
         let mut session = Session::new(transport, self.endpoint.liveness, &known.types())
             .map_err(|error| self.no_handshake(error, None))?;
         let key = session
-            .handshake(patience, &log)
+            .handshake(limit, &log)
             .and_then(|()| session.host_key())
             .map_err(|error| self.no_handshake(error, session.greeting()))?;
         let refused = |reason| Err(Outcome::failed(Status::HostKey, reason));
@@ -145,12 +146,12 @@ impl Node {
         }
     }
 
-    fn log_in(&self, session: &Session, patience: &Patience<'_>) -> Result<(), AuthError> {
+    fn log_in(&self, session: &Session, limit: &WaitLimit<'_>) -> Result<(), AuthError> {
         let node = self.target.node();
         let log = self.display.about(&node);
         let credentials = &self.shared.credentials;
         let begun = Instant::now();
-        auth::log_in(session, &self.endpoint.user, credentials, patience, &log)?;
+        auth::log_in(session, &self.endpoint.user, credentials, limit, &log)?;
         let text = format!("logged in after {:.3}s", begun.elapsed().as_secs_f64());
         log.log(Level::Debug, text.into());
         Ok(())

@@ -20,8 +20,8 @@ use memchr::memchr;
 
 use crate::event::{Identity, LockRefusal};
 
-use super::command_line::quote;
 use super::login::{BEGIN, Login, call_script, without_comments};
+use super::quoting::quote;
 
 /// The script without its comments, as it is sent.
 ///

@@ -1,7 +1,7 @@
 //! What a host's login knows that no earlier place in the program does, and how a
 //! script of ours becomes a string for the login shell.
 
-use super::command_line::quote;
+use super::quoting::quote;
 use super::sudo::Nonces;
 
 /// A login, as far as command lines depend on it. The node fills it in once it is

@@ -3,7 +3,7 @@
 //! [`script`] lists what we run on a host and renders it for a [`login`]. Its kinds:
 //! [`command_line`] writes the user's commands, [`guard`] is the script that locks a
 //! host and ends commands on it, [`unpack`] takes an upload, [`place`] puts files in
-//! place. [`sudo`] reads what sudo says before a script starts, [`words`] what our
+//! place; [`quoting`] brings any words through a shell. [`sudo`] reads what sudo says before a script starts, [`words`] what our
 //! scripts say; [`protocol`] has the lines that sync tools and we exchange. `cluster`
 //! moves the bytes.
 
@@ -12,6 +12,7 @@ pub mod guard;
 pub mod login;
 pub mod place;
 pub mod protocol;
+pub mod quoting;
 pub mod script;
 pub mod sudo;
 pub mod unpack;

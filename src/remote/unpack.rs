@@ -7,8 +7,9 @@
 
 use crate::event::Identity;
 
-use super::command_line::{Directory, quote};
+use super::command_line::Directory;
 use super::login::{Login, call_announced};
+use super::quoting::quote;
 
 /// What the line on stdout begins with that says that the archive may come. The
 /// directory that it is unpacked in follows, as the guard names what it locks: two

@@ -8,8 +8,9 @@ use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::signal_name;
 
 use crate::cluster::job::Order;
-use crate::error::{ExitStatus, Tree};
+use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome};
+use crate::exit_status::ExitStatus;
 use crate::hosts::{Target, fold};
 use crate::output::Message;
 use crate::output::printer::OutputError;

@@ -33,10 +33,11 @@ use crate::cluster::node::Shared;
 use crate::cluster::stream::Stream;
 use crate::cluster::sudo_dialog::Sudo;
 use crate::config::{Config, Look, Mode};
-use crate::error::{ExitStatus, Tree};
+use crate::error::Tree;
 use crate::event::{
     HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
 };
+use crate::exit_status::ExitStatus;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::hosts::{Endpoint, HostKeyPolicy, Target};
 use crate::output::credit;

@@ -7,8 +7,9 @@ use crossbeam_channel::unbounded;
 
 use crate::cluster::job::{Job, Order, Protocol};
 use crate::config::{Placing, Sync};
-use crate::error::{ExitStatus, Tree};
+use crate::error::Tree;
 use crate::event::{Level, NodeId, Status};
+use crate::exit_status::ExitStatus;
 use crate::hosts::fold;
 use crate::output::{Message, summary};
 use crate::remote::command_line::Directory;

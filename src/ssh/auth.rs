@@ -16,8 +16,9 @@ use crate::error::Tree;
 use crate::event::{Level, Log};
 use crate::hosts::known_hosts::fingerprint;
 use crate::ssh::keys::UserKey;
-use crate::ssh::session::{Interrupted, Patience, Session, SessionError};
+use crate::ssh::session::{Session, SessionError};
 use crate::ssh::sign::PublicKeyLogin;
+use crate::ssh::wait::{Interrupted, WaitLimit};
 
 /// A secret that the user typed, wiped when the last copy goes.
 pub type Secret = Arc<Zeroizing<String>>;
@@ -83,13 +84,13 @@ pub fn log_in(
     session: &Session,
     user: &str,
     credentials: &Credentials,
-    patience: &Patience<'_>,
+    limit: &WaitLimit<'_>,
     log: &dyn Log,
 ) -> Result<(), AuthError> {
     let mut attempt = Attempt {
         session,
         user,
-        patience,
+        limit,
         log,
         tried: Vec::new(),
     };
@@ -148,7 +149,7 @@ impl Methods {
 struct Attempt<'a> {
     session: &'a Session,
     user: &'a str,
-    patience: &'a Patience<'a>,
+    limit: &'a WaitLimit<'a>,
     log: &'a dyn Log,
     /// What has been tried and what came of it, for the error.
     tried: Vec<String>,
@@ -173,7 +174,7 @@ impl Attempt<'_> {
         if self.is_in() {
             return Ok(Methods(String::new()));
         }
-        let listed = self.session.drive(self.patience, |session| {
+        let listed = self.session.drive(self.limit, |session| {
             session.auth_methods(self.user).map(str::to_owned)
         });
         match listed {
@@ -228,7 +229,7 @@ impl Attempt<'_> {
         mut call: impl FnMut(&ssh2::Session) -> Result<(), ssh2::Error>,
     ) -> Result<Answer, SessionError> {
         let mut answer = Answer::Yes;
-        let result = self.session.drive(self.patience, |session| {
+        let result = self.session.drive(self.limit, |session| {
             call(session).inspect_err(|error| answer = answer_of(error))
         });
         match result {

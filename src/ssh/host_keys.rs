@@ -10,7 +10,7 @@ use crate::error::Tree;
 use crate::event::HostKey;
 use crate::hosts::HostKeyPolicy;
 use crate::hosts::known_hosts::{Place, Verdict, record_name};
-use crate::remote::command_line::quote;
+use crate::remote::quoting::quote;
 
 /// What follows for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -24,3 +24,4 @@ pub mod process;
 pub mod session;
 mod sign;
 pub mod transport;
+pub mod wait;

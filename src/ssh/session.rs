@@ -5,20 +5,20 @@
 //! going on at once and polls by itself, with [`Session::poll`].
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use libssh2_sys as ffi;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
+use rustix::event::{PollFd, PollFlags};
 use ssh2::{BlockDirections, DisconnectCode, ErrorCode, MethodType};
 
 use crate::error::Tree;
 use crate::event::{HostKey, Level, Log};
 use crate::hosts::{Liveness, known_hosts};
 use crate::ssh::transport::Transport;
+use crate::ssh::wait::{Interrupted, WaitLimit, poll_until};
 use crate::wake::Wakeup;
 
 /// libssh2 counts keep-alives in seconds, makes two out of one, and sends none
@@ -55,65 +55,6 @@ const HOST_KEYS: [&str; 6] = [
     "rsa-sha2-256",
 ];
 
-/// Why something that was waited for did not happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interrupted {
-    /// The deadline has passed.
-    TimedOut,
-    /// The run has been cancelled.
-    Cancelled,
-}
-
-/// How long to wait, and what may end the waiting before.
-#[derive(Clone, Copy)]
-pub struct Patience<'a> {
-    /// No longer than until then.
-    pub deadline: Instant,
-    /// Interrupts the waiting so that `cancelled` is asked.
-    pub wakeup: &'a Wakeup,
-    /// Whether to give up.
-    pub cancelled: &'a dyn Fn() -> bool,
-}
-
-impl Patience<'_> {
-    /// Waits for a descriptor.
-    ///
-    /// # Errors
-    /// The time is up, or the run has been cancelled.
-    pub fn wait_for(&self, fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Interrupted> {
-        loop {
-            self.wakeup.clear();
-            if (self.cancelled)() {
-                return Err(Interrupted::Cancelled);
-            }
-            let now = Instant::now();
-            if now >= self.deadline {
-                return Err(Interrupted::TimedOut);
-            }
-            let mut fds = [
-                PollFd::from_borrowed_fd(fd, flags),
-                PollFd::new(self.wakeup, PollFlags::IN),
-            ];
-            poll_until(&mut fds, self.deadline, now);
-            if !fds[0].revents().is_empty() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// What a failed call means. After the deadline, or the end of the run, it means
-    /// that: main has pulled the [`Plug`] of a server that kept a call busy.
-    fn failed(&self, error: &ssh2::Error) -> SessionError {
-        if (self.cancelled)() {
-            SessionError::Interrupted(Interrupted::Cancelled)
-        } else if Instant::now() >= self.deadline {
-            SessionError::Interrupted(Interrupted::TimedOut)
-        } else {
-            classify(error)
-        }
-    }
-}
-
 /// Breaks a connection off from another thread.
 ///
 /// While a server sends faster than libssh2 reads (an endless banner is enough),
@@ -145,21 +86,6 @@ impl Plug {
     }
 }
 
-/// `poll(2)` with a deadline; a signal is as good as nothing ready.
-fn poll_until(fds: &mut [PollFd<'_>], deadline: Instant, now: Instant) {
-    let left = deadline.saturating_duration_since(now);
-    let timeout = Timespec {
-        tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-        tv_nsec: left.subsec_nanos().into(),
-    };
-    match poll(fds, Some(&timeout)) {
-        Ok(_) | Err(Errno::INTR) => {}
-        // What else poll(2) can say is a mistake in its arguments, or no memory
-        // for a moment, which is over the next time.
-        Err(error) => debug_assert!(error == Errno::NOMEM, "poll: {error}"),
-    }
-}
-
 /// Why a step of a session failed.
 #[derive(Debug)]
 pub enum SessionError {
@@ -169,6 +95,18 @@ pub enum SessionError {
     Refused(Tree),
     /// See [`Interrupted`].
     Interrupted(Interrupted),
+}
+
+/// What a failed call means. After the deadline, or the end of the run, it means
+/// that: main has pulled the [`Plug`] of a server that kept a call busy.
+fn failed(limit: &WaitLimit<'_>, error: &ssh2::Error) -> SessionError {
+    if (limit.cancelled)() {
+        SessionError::Interrupted(Interrupted::Cancelled)
+    } else if Instant::now() >= limit.deadline {
+        SessionError::Interrupted(Interrupted::TimedOut)
+    } else {
+        classify(error)
+    }
 }
 
 /// What a libssh2 call says that could not finish yet.
@@ -339,12 +277,8 @@ impl Session {
     /// Exchanges keys with the server.
     ///
     /// # Errors
-    /// No SSH server, no common algorithm, or out of patience.
-    pub fn handshake(
-        &mut self,
-        patience: &Patience<'_>,
-        log: &dyn Log,
-    ) -> Result<(), SessionError> {
+    /// No SSH server, no common algorithm, or out of limit.
+    pub fn handshake(&mut self, limit: &WaitLimit<'_>, log: &dyn Log) -> Result<(), SessionError> {
         let begun = Instant::now();
         if log.enabled(Level::Trace) {
             self.log_preferences(log);
@@ -352,8 +286,8 @@ impl Session {
         loop {
             match self.inner.handshake() {
                 Ok(()) => break,
-                Err(error) if is_again(&error) => self.wait(patience)?,
-                Err(error) => return Err(self.no_handshake(&error, patience)),
+                Err(error) if is_again(&error) => self.wait(limit)?,
+                Err(error) => return Err(self.no_handshake(&error, limit)),
             }
         }
         if log.enabled(Level::Debug) {
@@ -390,13 +324,13 @@ impl Session {
 
     /// Why a handshake failed. While keys are exchanged libssh2 does not tell a
     /// connection that has ended from all else that may go wrong.
-    fn no_handshake(&self, error: &ssh2::Error, patience: &Patience<'_>) -> SessionError {
+    fn no_handshake(&self, error: &ssh2::Error, limit: &WaitLimit<'_>) -> SessionError {
         let hint = match error.code() {
             ErrorCode::Session(ffi::LIBSSH2_ERROR_KEX_FAILURE) => " (no common algorithm?)",
             ErrorCode::Session(ffi::LIBSSH2_ERROR_KEY_EXCHANGE_FAILURE) => "",
-            _ => return patience.failed(error),
+            _ => return failed(limit, error),
         };
-        match (patience.failed(error), self.transport.is_at_end()) {
+        match (failed(limit, error), self.transport.is_at_end()) {
             (SessionError::Lost(_), true) => SessionError::Lost(
                 format!("the host closed the connection during the key exchange{hint}").into(),
             ),
@@ -433,27 +367,27 @@ impl Session {
     /// Makes one call until it is done.
     ///
     /// # Errors
-    /// Those of the call, sorted; or out of patience.
+    /// Those of the call, sorted; or out of limit.
     pub(super) fn drive<T>(
         &self,
-        patience: &Patience<'_>,
+        limit: &WaitLimit<'_>,
         mut call: impl FnMut(&ssh2::Session) -> Result<T, ssh2::Error>,
     ) -> Result<T, SessionError> {
         loop {
             match call(&self.inner) {
                 Ok(value) => return Ok(value),
-                Err(error) if is_again(&error) => self.wait(patience)?,
-                Err(error) => return Err(patience.failed(&error)),
+                Err(error) if is_again(&error) => self.wait(limit)?,
+                Err(error) => return Err(failed(limit, &error)),
             }
         }
     }
 
-    fn wait(&self, patience: &Patience<'_>) -> Result<(), SessionError> {
+    fn wait(&self, limit: &WaitLimit<'_>) -> Result<(), SessionError> {
         let flags = match self.inner.block_directions() {
             BlockDirections::Outbound | BlockDirections::Both => PollFlags::IN | PollFlags::OUT,
             BlockDirections::Inbound | BlockDirections::None => PollFlags::IN,
         };
-        patience
+        limit
             .wait_for(self.transport.as_fd(), flags)
             .map_err(SessionError::Interrupted)
     }

@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::error::{Tree, io_message};
 use crate::event::{Level, Log};
-use crate::ssh::session::{Interrupted, Patience};
+use crate::ssh::wait::{Interrupted, WaitLimit};
 
 /// How much may lie unsent in the kernel: bulk data must not queue ahead of
 /// heartbeats for long on a slow link (this takes a second at 1 Mbit/s), and a
@@ -94,36 +94,21 @@ pub enum ConnectError {
 pub fn connect(
     host: &str,
     port: u16,
-    patience: &Patience<'_>,
+    limit: &WaitLimit<'_>,
     log: &dyn Log,
 ) -> Result<Transport, ConnectError> {
-    let addresses: Vec<SocketAddr> = (host, port)
-        .to_socket_addrs()
-        .map_err(|error| ConnectError::Failed(look_up_failed(host, &error)))?
-        .collect();
-    if Instant::now() >= patience.deadline {
-        return Err(ConnectError::Failed(
-            format!("looking up '{host}' took all the time there was").into(),
-        ));
-    }
-    if addresses.len() > 1 {
-        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-        log.log(
-            Level::Debug,
-            format!("'{host}' is {}", all.join(", ")).into(),
-        );
-    }
+    let addresses = look_up(host, port, limit, log)?;
     let mut failures = Vec::new();
     for (index, address) in addresses.iter().enumerate() {
         log.log(Level::Debug, format!("connecting to {address}").into());
         let left = u32::try_from(addresses.len() - index).unwrap_or(u32::MAX);
         let now = Instant::now();
-        let share = patience.deadline.saturating_duration_since(now) / left;
-        let patience = Patience {
+        let share = limit.deadline.saturating_duration_since(now) / left;
+        let limit = WaitLimit {
             deadline: now + share,
-            ..*patience
+            ..*limit
         };
-        let reason = match connect_to(*address, &patience) {
+        let reason = match connect_to(*address, &limit) {
             Ok(transport) => {
                 log.log(Level::Debug, format!("connected {}", after(now)).into());
                 return Ok(transport);
@@ -153,6 +138,32 @@ pub fn connect(
     }))
 }
 
+/// The addresses of a name, in the order of getaddrinfo(3).
+fn look_up(
+    host: &str,
+    port: u16,
+    limit: &WaitLimit<'_>,
+    log: &dyn Log,
+) -> Result<Vec<SocketAddr>, ConnectError> {
+    let addresses: Vec<SocketAddr> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| ConnectError::Failed(look_up_failed(host, &error)))?
+        .collect();
+    if Instant::now() >= limit.deadline {
+        return Err(ConnectError::Failed(
+            format!("looking up '{host}' took all the time there was").into(),
+        ));
+    }
+    if addresses.len() > 1 {
+        let all: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        log.log(
+            Level::Debug,
+            format!("'{host}' is {}", all.join(", ")).into(),
+        );
+    }
+    Ok(addresses)
+}
+
 /// `after 0.042s`
 fn after(begun: Instant) -> String {
     format!("after {:.3}s", begun.elapsed().as_secs_f64())
@@ -175,7 +186,7 @@ fn timed_out(after: Duration) -> Tree {
     format!("no answer within {:.1}s", after.as_secs_f64()).into()
 }
 
-fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<Transport, ConnectError> {
+fn connect_to(address: SocketAddr, limit: &WaitLimit<'_>) -> Result<Transport, ConnectError> {
     let failed = |error: io::Error| ConnectError::Failed(Tree::from_io(&error));
     let socket = Socket::new(
         Domain::for_address(address),
@@ -195,7 +206,7 @@ fn connect_to(address: SocketAddr, patience: &Patience<'_>) -> Result<Transport,
         Err(error)
             if error.raw_os_error() == Some(rustix::io::Errno::INPROGRESS.raw_os_error()) =>
         {
-            patience
+            limit
                 .wait_for(socket.as_fd(), PollFlags::OUT)
                 .map_err(ConnectError::Interrupted)?;
             if let Some(error) = socket.take_error().map_err(failed)? {

@@ -1,7 +1,7 @@
 //! The user's command, or a sync tool that is a plain command: output to the printer
 //! as it is, stdin from `-i`.
 
-use super::{Kind, Verdict};
+use super::kind::{Kind, Verdict};
 use crate::cluster::input::Reader;
 use crate::cluster::output_port::OutputPort;
 use crate::error::Tree;
@@ -10,7 +10,7 @@ use crate::remote::words::Tail;
 use crate::ssh::process::{Exit, Supply};
 
 /// A command of the user.
-pub(in crate::cluster) struct CommandWork {
+pub(crate) struct CommandWork {
     port: OutputPort,
     input: Option<Reader>,
     input_error: Option<Tree>,

@@ -1,14 +1,14 @@
 //! A script of ours that is no upload: it looks for the sync tool, or puts files in
 //! place.
 
-use super::{Kind, Verdict};
+use super::kind::{Kind, Verdict};
 use crate::cluster::output_port::OutputPort;
 use crate::event::{Status, Stream};
 use crate::remote::words::{Complaint, Prelude};
 use crate::ssh::process::{Exit, Supply};
 
 /// A script of ours.
-pub(in crate::cluster) struct InternalWork {
+pub(crate) struct InternalWork {
     port: OutputPort,
     /// What the login shell says before the script.
     prelude: Prelude,

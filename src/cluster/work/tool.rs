@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use super::command::of_command;
-use super::{ChannelState, Kind, Verdict};
+use super::kind::{ChannelState, Kind, Verdict};
 use crate::cluster::job::Protocol;
 use crate::cluster::output_port::OutputPort;
 use crate::error::Tree;
@@ -16,7 +16,7 @@ use crate::remote::words::Tail;
 use crate::ssh::process::{Exit, INPUT_CHUNK, Supply};
 
 /// A sync tool.
-pub(in crate::cluster) struct ToolWork {
+pub(crate) struct ToolWork {
     port: OutputPort,
     tail: Tail,
     needs_bash: bool,
@@ -81,7 +81,7 @@ impl ToolWork {
     }
 
     /// Puts a message for the tool into its inbox.
-    pub(in crate::cluster) fn deliver(&mut self, text: Arc<[u8]>) {
+    pub(crate) fn deliver(&mut self, text: Arc<[u8]>) {
         if self.is_closed {
             return;
         }
@@ -91,12 +91,12 @@ impl ToolWork {
     }
 
     /// Gives the tool end of file behind what it was sent.
-    pub(in crate::cluster) fn close(&mut self) {
+    pub(crate) fn close(&mut self) {
         self.is_closed = true;
     }
 
     /// Counts the tool as failed, whatever it says itself.
-    pub(in crate::cluster) fn fail(&mut self, problem: Tree) {
+    pub(crate) fn fail(&mut self, problem: Tree) {
         self.problem.get_or_insert(problem);
     }
 }

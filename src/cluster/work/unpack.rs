@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{ChannelState, Kind, Verdict};
+use super::kind::{ChannelState, Kind, Verdict};
 use crate::cluster::output_port::OutputPort;
 use crate::cluster::stream::Tap;
 use crate::error::Tree;
@@ -15,7 +15,7 @@ use crate::ssh::process::{Exit, Supply};
 const PAGE: i32 = 4096;
 
 /// An upload to one host.
-pub(in crate::cluster) struct UnpackWork {
+pub(crate) struct UnpackWork {
     port: OutputPort,
     /// What the login shell says before the script.
     prelude: Prelude,

@@ -1,6 +1,7 @@
 use super::*;
-use crate::remote::command_line::{MAX_LENGTH, quote};
+use crate::remote::command_line::MAX_LENGTH;
 use crate::remote::login::BEGIN;
+use crate::remote::quoting::quote;
 use crate::remote::sudo::Nonces;
 use proptest::prelude::*;
 use std::collections::BTreeMap;

@@ -6,8 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
-use super::openssh::string;
-use super::{KeyProblem, Secret};
+use super::problem::{KeyProblem, MAX_FILE, Secret, string, unsupported_dsa};
 
 /// What the line `-----BEGIN …-----` promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +94,7 @@ fn block<'a>(
     lines: impl Iterator<Item = &'a [u8]>,
 ) -> Result<Block, KeyProblem> {
     // As long as it can become: a vector that grows leaves copies behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(super::MAX_FILE));
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE));
     let mut encrypted = false;
     let mut encryption = None;
     for line in lines {
@@ -168,12 +167,5 @@ fn something_else(file: &[u8]) -> Result<Option<Contents>, KeyProblem> {
     match string(&mut blob.as_slice()) {
         Ok(name) if name.ends_with(b"-cert-v01@openssh.com") => Err(KeyProblem::Certificate),
         _ => Ok(Some(Contents::Public)),
-    }
-}
-
-pub(super) fn unsupported_dsa() -> KeyProblem {
-    KeyProblem::Unsupported {
-        what: "DSA keys",
-        advice: "servers refuse them too, make a new key with `ssh-keygen -t ed25519`",
     }
 }

@@ -10,9 +10,8 @@ use ssh_key::encoding::{self, Decode, Reader};
 use ssh_key::{Algorithm, Cipher, Kdf};
 use zeroize::Zeroizing;
 
-use super::envelope::unsupported_dsa;
+use super::problem::{Fault, KeyProblem, Secret, string, unsupported_dsa};
 use super::signing_key::{self, RsaNumbers, SigningKey};
-use super::{Fault, KeyProblem, Secret};
 
 const MAGIC: &[u8] = b"openssh-key-v1\0";
 
@@ -225,10 +224,4 @@ fn algorithm(mut public: &[u8]) -> Result<Algorithm, KeyProblem> {
             advice: "use Ed25519, ECDSA or RSA",
         }),
     }
-}
-
-/// Reads a string of SSH's wire format in place: `Vec::decode` would leave an unwiped
-/// copy of what is secret.
-pub(super) fn string<'a>(data: &mut &'a [u8]) -> encoding::Result<&'a [u8]> {
-    data.read_prefixed(|string| Ok(*string))
 }

@@ -13,7 +13,7 @@ use openssl::rsa::Rsa;
 use zeroize::Zeroizing;
 
 use super::envelope::{Block, Label};
-use super::{Fault, KeyProblem, Secret};
+use super::problem::{Fault, KeyProblem, Secret};
 
 /// The ciphers of `DEK-Info` that every OpenSSL has, and their block sizes.
 const CIPHERS: [(&str, usize); 4] = [

@@ -15,8 +15,7 @@ use ssh_key::encoding::{self, Encode};
 use ssh_key::public::{EcdsaPublicKey, Ed25519PublicKey, KeyData, RsaPublicKey};
 use ssh_key::{Algorithm, EcdsaCurve, HashAlg, Mpint, PublicKey};
 
-use super::KeyProblem;
-use super::envelope::unsupported_dsa;
+use super::problem::{KeyProblem, unsupported_dsa};
 
 /// OpenSSH's limits. Beyond the upper one arithmetic takes minutes.
 const RSA_BITS: std::ops::RangeInclusive<i32> = 1024..=16384;

@@ -8,6 +8,14 @@ use std::sync::LazyLock;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use openssl::bn::{BigNum, BigNumContext};
+use openssl::ec::{EcGroup, EcKey, EcPoint};
+use openssl::ecdsa::EcdsaSig;
+use openssl::hash::{MessageDigest, hash};
+use openssl::nid::Nid;
+use openssl::pkey::{Id, PKey};
+use openssl::rsa::Rsa;
+use openssl::sign::Verifier;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
@@ -107,20 +115,28 @@ impl Keys {
     }
 }
 
+/// Verifies an ECDSA signature as SSH writes it: two numbers (RFC 5656 section 3.1.2).
+fn assert_is_ecdsa(curve: &[u8], point: &[u8], mut signature: &[u8], text: &[u8]) {
+    let (curve, digest) = match curve {
+        b"nistp256" => (Nid::X9_62_PRIME256V1, MessageDigest::sha256()),
+        b"nistp384" => (Nid::SECP384R1, MessageDigest::sha384()),
+        _ => (Nid::SECP521R1, MessageDigest::sha512()),
+    };
+    let group = EcGroup::from_curve_name(curve).unwrap();
+    let mut context = BigNumContext::new().unwrap();
+    let point = EcPoint::from_bytes(&group, point, &mut context).unwrap();
+    let public = EcKey::from_public_key(&group, &point).unwrap();
+    let mut number = || BigNum::from_slice(problem::string(&mut signature).unwrap()).unwrap();
+    let numbers = EcdsaSig::from_private_components(number(), number()).unwrap();
+    let digest = hash(digest, text).unwrap();
+    assert!(numbers.verify(&digest, &public).unwrap());
+}
+
 /// Checks a signature of each algorithm of the key with its public half.
 fn assert_signs(key: &UserKey) {
-    use openssl::bn::{BigNum, BigNumContext};
-    use openssl::ec::{EcGroup, EcKey, EcPoint};
-    use openssl::ecdsa::EcdsaSig;
-    use openssl::hash::{MessageDigest, hash};
-    use openssl::nid::Nid;
-    use openssl::pkey::{Id, PKey};
-    use openssl::rsa::Rsa;
-    use openssl::sign::Verifier;
-
     let text = b"what a login signs";
     let mut parts = key.public_blob();
-    let mut part = || openssh::string(&mut parts).unwrap();
+    let mut part = || problem::string(&mut parts).unwrap();
     part();
     let signed = |algorithm: &str| key.sign(algorithm.as_bytes(), text).unwrap();
     match key.algorithm() {
@@ -147,23 +163,7 @@ fn assert_signs(key: &UserKey) {
                 assert!(verifier.verify_oneshot(&signature, text).unwrap());
             }
         }
-        algorithm => {
-            let (curve, digest) = match part() {
-                b"nistp256" => (Nid::X9_62_PRIME256V1, MessageDigest::sha256()),
-                b"nistp384" => (Nid::SECP384R1, MessageDigest::sha384()),
-                _ => (Nid::SECP521R1, MessageDigest::sha512()),
-            };
-            let group = EcGroup::from_curve_name(curve).unwrap();
-            let mut context = BigNumContext::new().unwrap();
-            let point = EcPoint::from_bytes(&group, part(), &mut context).unwrap();
-            let public = EcKey::from_public_key(&group, &point).unwrap();
-            let signature = signed(algorithm);
-            let mut numbers = signature.as_slice();
-            let mut number = || BigNum::from_slice(openssh::string(&mut numbers).unwrap()).unwrap();
-            let numbers = EcdsaSig::from_private_components(number(), number()).unwrap();
-            let digest = hash(digest, text).unwrap();
-            assert!(numbers.verify(&digest, &public).unwrap());
-        }
+        algorithm => assert_is_ecdsa(part(), part(), &signed(algorithm), text),
     }
     for other in ["ssh-dss", "ecdsa-sha2-nistp224", "", "junk"] {
         assert_eq!(key.sign(other.as_bytes(), text), None, "{other}");
