@@ -13,6 +13,13 @@
 #   path        what to lock
 #
 # Needs a POSIX sh, sed, any flock, and /proc or a ps that knows -A and -o.
+#
+# shellcheck shell=sh
+# Records and numbers of processes are split into words on purpose: SC2013, SC2046 and
+# SC2086 are switched off there. SC2154 misses variables that `eval` sets.
+
+# `who` is there for other guards, which read this command line.
+# shellcheck disable=SC2034
 leader=$1 sshd=$2 connection=$3 mode=$4 make=$5 lease=$6 who=$7 path=$8
 leaders= spared= pending= has_started= dog= locked= round=0
 run_directory= left_directory= has_orders=
@@ -55,6 +62,7 @@ learn() {
     connected= found=
     for process in $processes; do
         IFS=:
+        # shellcheck disable=SC2086
         set -- $process
         if [ "$2" = "$sshd" ]; then
             if [ "$1" = "$leader" ]; then connected=yes; else found="$found $1"; fi
@@ -82,6 +90,7 @@ expect_command() {
         leaving=
         for process in $processes; do
             IFS=:
+            # shellcheck disable=SC2086
             set -- $process
             [ "$1" != "$3" ] || [ "$2" = "$sshd" ] || leaving="$leaving $1"
         done
@@ -102,12 +111,14 @@ find_orphan() {
         list_processes
         for process in $processes; do
             IFS=:
+            # shellcheck disable=SC2086
             set -- $process
             [ "$1" != $$ ] || own_session=$3 own_start=$4
         done
         unset IFS
         for process in $processes; do
             IFS=:
+            # shellcheck disable=SC2086
             set -- $process
             if [ "$1" = "$3" ] && [ "$1" != "$leader" ] && [ "$1" != "$own_session" ] &&
                 [ "$4" -ge "$own_start" ] && is_of_connection "$1"; then
@@ -126,11 +137,13 @@ is_of_connection() {
 
 # Of a guard that was killed its dog is left, which has its command line.
 find_dogs() {
+    # shellcheck disable=SC2013
     for cmdline in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
         set -f
+        # shellcheck disable=SC2046
         set -- $(tr '\000' ' ' 2>/dev/null <"$cmdline" | sed -n '1s/.* orgalorg-guard \([0-9]* [0-9]*\) .*/\1/p')
         set +f
-        [ "$2" = "$sshd" ] && [ "$1" != "$leader" ] || continue
+        { [ "$2" = "$sshd" ] && [ "$1" != "$leader" ]; } || continue
         cmdline=${cmdline#/proc/}
         leaders="$leaders ${cmdline%/cmdline}"
     done
@@ -153,6 +166,7 @@ find_doomed() {
         grown=
         for process in $processes; do
             IFS=:
+            # shellcheck disable=SC2086
             set -- $process
             judge "$@"
         done
@@ -162,6 +176,7 @@ find_doomed() {
 
 # One of the list. A number that was marked is that process while it lives, and
 # its session as long as this has members.
+# shellcheck disable=SC2154
 judge() {
     eval "old=\$mark_$1 above=\$round_$2 kin=\$mark_$3 seen=\$round_$1"
     if [ "$seen" = "$round" ]; then
@@ -180,10 +195,12 @@ mark() {
 }
 
 pause() {
-    sleep 0.1 2>/dev/null && tries=$((tries - 1)) || {
+    if sleep 0.1 2>/dev/null; then
+        tries=$((tries - 1))
+    else
         sleep 1
         tries=$((tries - 10))
-    }
+    fi
 }
 
 # Sets $now in hundredths of a second, from anywhere.
@@ -334,6 +351,7 @@ leave() {
 # Something needed a process and there was none (the commands may have taken all
 # that their user may have), which ends a shell. Groups can be killed without, and
 # then there should be room for the rest.
+# shellcheck disable=SC2317 # called by a trap
 fall() {
     trap - EXIT
     trap '' ALRM TERM
@@ -360,6 +378,7 @@ fall() {
 }
 
 # Without a process of its own, and slow.
+# shellcheck disable=SC2317 # called by `fall`
 read_parent() {
     parent= line=
     { IFS= read -r line; } 2>/dev/null <"$1"
@@ -377,6 +396,7 @@ identity() {
 # Who holds it: other guards of this host have it in their command lines.
 holder() {
     own=$(words_of "/proc/$$")
+    # shellcheck disable=SC2013
     for process in $(grep -l orgalorg-guard /proc/[0-9]*/cmdline 2>/dev/null); do
         process=${process%/cmdline}
         words=$(words_of "$process")
@@ -384,8 +404,10 @@ holder() {
         [ "$words" != "$own" ] || continue
         printf '%s\n' "$words" | {
             read -r name
+            # shellcheck disable=SC2034
             for skipped in leader sshd connection mode make lease; do read -r skipped; done
             IFS= read -r its_who
+            # shellcheck disable=SC2030
             IFS= read -r its_path
             [ "$name" = orgalorg-guard ] && holds_it && printf '%s' "$its_who"
         } && return
@@ -399,6 +421,7 @@ words_of() {
 
 # Whether that process has our lock target open; where we may not look, whether it
 # calls it by the same name. (Those who are refused close it first.)
+# shellcheck disable=SC2031 # runs in the subshell that reads the words
 holds_it() {
     if [ -r "$process/fd" ]; then
         [ "$process/fd/9" -ef "$path" ]

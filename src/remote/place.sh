@@ -15,6 +15,8 @@
 # time.
 #
 # Needs a POSIX sh, and cp, mv and the like of GNU or BusyBox.
+#
+# shellcheck shell=sh
 dir=$1 root=${2%/}
 LC_ALL=C
 export LC_ALL
@@ -61,7 +63,7 @@ check() {
         if is_directory "$entry"; then
             if see_whether_shared "$target"; then
                 # Patterns would find nothing there.
-                [ -r "$entry" ] && [ -x "$entry" ] || fail "can't read '$dir/$entry'"
+                { [ -r "$entry" ] && [ -x "$entry" ]; } || fail "can't read '$dir/$entry'"
                 check "$1/${entry##*/}"
             elif exists "$target"; then
                 conflict "$target" 'something that is no directory'

@@ -4,6 +4,10 @@
 #     host.sh DIR NAME LINK MAC ADDRESS ADDRESS6
 #
 # Descriptor 9 is the supervisor's network namespace.
+#
+# shellcheck shell=sh
+# SC2154: settings.sh sets $sshd, $client_mac and $host_keys.
+# shellcheck disable=SC2154
 
 set -eu
 dir=$1 name=$2 link=$3 mac=$4 address=$5 address6=$6
@@ -11,7 +15,8 @@ root=$dir/root
 
 exec </dev/null >>"$dir/log/$name" 2>&1
 trap 'echo "host $name ended"' EXIT
-. "$dir/settings.sh" # sshd, client_mac
+# shellcheck source=/dev/null
+. "$dir/settings.sh"
 
 echo "$name" >/proc/sys/kernel/hostname
 

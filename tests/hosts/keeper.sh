@@ -5,6 +5,8 @@
 #
 # Standard input is a pipe from the test process. It ends when that process
 # ends, in whichever way, and with it the supervisor.
+#
+# shellcheck shell=sh
 
 dir=$1
 

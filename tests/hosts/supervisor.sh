@@ -6,6 +6,8 @@
 #
 # /proc stays the machine's: programs under test share this mount namespace but
 # not the PID namespace, and would find no /proc/self in a /proc of its own.
+#
+# shellcheck shell=sh
 
 set -eu
 dir=$1

@@ -1,12 +1,12 @@
-//! Modules use only those below them. `src/lib.rs` has the map, this is the law.
+//! Folders use only those below them. `src/lib.rs` has the map, this is the law. (The
+//! files inside a folder are looked at in `circles`.)
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use crate::sources::sources;
 
 /// From the bottom up. Modules on one level do not know each other, except at
 /// the bottom, where they are one vocabulary in several files.
 const LEVELS: [&[&str]; 8] = [
-    &["event", "error", "wake", "random"],
+    &["event", "error", "exit_status", "wake", "random"],
     &["hosts", "remote"],
     &["ssh", "archive", "output"],
     &["config"],
@@ -24,19 +24,6 @@ fn level(module: &str) -> usize {
 /// May a module use another one?
 fn is_allowed(from: &str, to: &str) -> bool {
     from == to || level(to) < level(from) || (level(from) == 0 && level(to) == 0)
-}
-
-fn source_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).expect("src can be read") {
-        let path = entry.expect("src can be read").path();
-        if path.is_dir() {
-            files.extend(source_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
 }
 
 /// The modules of the top level that a text names as `crate::module` or, in the
@@ -66,26 +53,23 @@ fn uses(text: &str) -> Vec<String> {
 
 #[test]
 fn modules_use_only_those_below_them() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut wrong = Vec::new();
     let mut seen = 0;
-    for file in source_files(&src) {
-        let inside = file.strip_prefix(&src).expect("below src");
-        let module = inside.components().next().expect("a name");
-        let module = module.as_os_str().to_string_lossy().replace(".rs", "");
-        if module == "lib" {
+    for source in sources() {
+        let module = source.module();
+        // The root of the crate only has the map.
+        let Some(module) = module.first() else {
             continue;
-        }
-        let text = fs::read_to_string(&file).expect("a source file can be read");
+        };
         // Comments may speak of anybody.
-        let code: Vec<&str> = text
-            .lines()
+        let lines = source.text.lines();
+        let code: Vec<&str> = lines
             .filter(|line| !line.trim_start().starts_with("//"))
             .collect();
         for used in uses(&code.join("\n")) {
             seen += 1;
-            if !is_allowed(&module, &used) {
-                wrong.push(format!("{} uses {used}", inside.display()));
+            if !is_allowed(module, &used) {
+                wrong.push(format!("{} uses {used}", source.path.display()));
             }
         }
     }
@@ -96,30 +80,26 @@ fn modules_use_only_those_below_them() {
 /// Libraries that belong to one module.
 #[test]
 fn libraries_stay_in_their_rooms() {
-    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for (library, rooms) in [
-        ("ssh2::", &["ssh"][..]),
-        ("libssh2_sys", &["ssh"]),
-        ("ssh_key", &["ssh"]),
-        ("clap::", &["cli"]),
-        ("rpassword::", &["run"]),
-        ("getrandom::", &["random"]),
-        ("rand_bytes", &["random"]),
-        ("RandomState", &["random"]),
+    for (library, room) in [
+        ("ssh2::", "ssh"),
+        ("libssh2_sys", "ssh"),
+        ("ssh_key::", "ssh"),
+        ("clap::", "cli"),
+        ("rpassword::", "run"),
+        ("getrandom::", "random"),
+        ("rand_bytes", "random"),
+        ("RandomState", "random"),
     ] {
-        for file in source_files(&src) {
-            let inside = file.strip_prefix(&src).expect("below src");
-            let module = inside.components().next().expect("a name");
-            let module = module.as_os_str().to_string_lossy().replace(".rs", "");
-            let text = fs::read_to_string(&file).expect("a source file can be read");
-            let is_at_home = rooms.contains(&module.as_str());
+        for source in sources() {
+            let is_at_home = source.module().first().is_some_and(|module| module == room);
+            let text = &source.text;
             let is_used = text
                 .match_indices(library)
                 .any(|(at, _)| !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_'));
             assert!(
                 is_at_home || !is_used,
                 "{} uses {library}",
-                inside.display()
+                source.path.display()
             );
         }
     }
