@@ -20,7 +20,7 @@ use crate::ssh::keys::KeyFile;
 pub struct Config {
     /// The hosts, in order; at least one.
     pub targets: Vec<Target>,
-    /// What is done on them.
+    /// The mode.
     pub mode: Mode,
     /// How they are locked.
     pub lock: Lock,
@@ -32,7 +32,7 @@ pub struct Config {
     pub endpoints: Vec<Endpoint>,
     /// Keys named with `-k`, read already.
     pub keys: Vec<KeyFile>,
-    /// What is asked before the first connection.
+    /// Secrets that are asked for before the first connection.
     pub secrets: Secrets,
     /// How many hosts are connected and started at once.
     pub threads: usize,
@@ -60,8 +60,7 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Whether what is typed on our terminal goes to the hosts (`-i` from a
-    /// terminal).
+    /// Whether the user's typing goes to the hosts (`-i` from a terminal).
     #[must_use]
     pub fn is_interactive(&self) -> bool {
         let command = match self {
@@ -81,16 +80,16 @@ pub struct Lock {
     pub is_wanted: bool,
     /// A lock that cannot be had, or is lost, is only a warning (`-t`).
     pub is_optional: bool,
-    /// How long to wait for a lock that somebody else holds.
+    /// How long to wait for a lock that another run holds.
     pub wait: Duration,
-    /// What is locked on each host.
+    /// The file or directory that is locked on each host.
     pub target: LockTarget,
 }
 
 /// Files for all hosts.
 #[derive(Debug)]
 pub struct Upload {
-    /// What is uploaded.
+    /// The files.
     pub sources: Sources,
     /// How it is compressed, if it is.
     pub compression: Option<Compression>,
@@ -101,7 +100,7 @@ pub struct Upload {
 /// What `-S` does.
 #[derive(Debug)]
 pub struct Sync {
-    /// What is uploaded first (not with `--no-upload`).
+    /// Uploaded first (not with `--no-upload`).
     pub upload: Option<Upload>,
     /// The sync tool.
     pub tool: Command,

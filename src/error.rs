@@ -73,8 +73,8 @@ impl From<String> for Tree {
     }
 }
 
-/// The text of an error, without the `(os error 2)` that std adds to what the
-/// system says: it helps nobody who reads a terminal.
+/// The text of an error, without the `(os error 2)` that std adds to the system's
+/// message.
 fn plain_message(error: &dyn Error) -> String {
     let text = error.to_string();
     match text.rfind(" (os error ") {

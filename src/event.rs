@@ -1,5 +1,5 @@
-//! The words that all parts of the program share: who a node is, what it says,
-//! and how it can end.
+//! The words that all parts of the program share: nodes, their events, and how they
+//! can end.
 //!
 //! Nothing here does anything; `cluster` and `ssh` make these values, `output`
 //! shows them and `run` judges them.
@@ -77,8 +77,8 @@ pub enum Status {
     Timeout,
     /// The connection was lost after it had been made.
     Connection,
-    /// The host let us in, and does not start what it is asked for. (To
-    /// whoever reads results this is a connection that was of no use.)
+    /// The host let us in, but does not start what it is asked for. (JSON results call
+    /// it `connection`.)
     Refused,
     /// No connection could be made.
     Unreachable,
@@ -145,7 +145,7 @@ impl Outcome {
     }
 }
 
-/// A key that a server showed and that nobody knows yet.
+/// The key that a server showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostKey {
     /// The key in SSH wire format (RFC 4253 section 6.6).
@@ -159,11 +159,11 @@ pub struct HostKey {
 /// Why there is no lock on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LockRefusal {
-    /// Somebody else has it.
+    /// Another run, or another program, has it.
     Held {
         /// What is locked.
         identity: Identity,
-        /// Who has it; empty where that cannot be told.
+        /// The holder; empty where that cannot be told.
         holder: String,
     },
     /// There is no flock(1).
@@ -174,8 +174,8 @@ pub enum LockRefusal {
     Forbidden(String),
 }
 
-/// What was locked, or is uploaded to, whatever it is called: boot id, device and
-/// inode. Two targets of a run may turn out to be one machine.
+/// A file or directory on a host, by boot id, device and inode: what was locked, or
+/// where an upload goes. Two targets of a run may turn out to be one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Identity(pub String);
 
@@ -253,8 +253,7 @@ pub enum ToolEnd {
 
 /// Where a part of the program says what it does. `output` shows it.
 pub trait Log {
-    /// Whether anybody would see a line of this level: for lines that cost
-    /// something to make.
+    /// Whether a line of this level is shown: for lines that cost something to make.
     fn enabled(&self, level: Level) -> bool;
 
     /// Says it.

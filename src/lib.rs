@@ -1,13 +1,12 @@
 //! orgalorg: work on a whole fleet of hosts over plain SSH.
 //!
-//! This library belongs to the `orgalorg` command and promises no API to anybody
-//! else.
+//! This library belongs to the `orgalorg` command and promises no API.
 //!
 //! # The map
 //! From top to bottom; modules use those below them only, which a test holds
 //! them to.
 //!
-//! - [`cli`]: what was typed → [`config`]: what was meant.
+//! - [`cli`]: the command line as typed → [`config`]: its meaning.
 //! - [`run`]: the phases of a run, its verdicts, and how it ends.
 //! - [`cluster`]: one thread per host, and what happens in it.
 //! - [`ssh`]: libssh2, keys, logins. [`archive`]: files as one tar stream.
@@ -18,8 +17,8 @@
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
-// Only the printer writes to the terminal, and nothing panics on what comes from
-// outside. (Tests may do both.)
+// Only the printer writes to the terminal, and nothing panics on outside input. (Tests
+// may do both.)
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
 pub mod archive;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
         Err(early) => early.print(),
     };
     match status {
-        // Whoever started us shall see what ended us, as from any other program.
+        // The caller sees the signal that ended us, as with any other program.
         ExitStatus::Signal(signal) => cli::die_by(signal),
         ExitStatus::BrokenPipe => cli::die_by(signal_hook::consts::SIGPIPE),
         _ => {}

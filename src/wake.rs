@@ -1,7 +1,7 @@
 //! Wakes a thread that sleeps in `poll(2)`.
 //!
-//! Channels of crossbeam cannot be polled, so whoever sends something to a
-//! node thread also writes a byte into that node's pipe (DESIGN: a node thread
+//! Channels of crossbeam cannot be polled, so the sender of an order also writes a
+//! byte into that node's pipe (DESIGN: a node thread
 //! blocks in `poll` and nowhere else). Used by `output` (credit is back),
 //! `cluster` (an order is waiting) and `ssh`, whose loops do the polling.
 
@@ -41,8 +41,8 @@ pub fn pair() -> io::Result<(Waker, Wakeup)> {
 impl Waker {
     /// Makes the next (or current) `poll` of the other end return.
     pub fn wake(&self) {
-        // A full pipe means that a wake-up is already waiting, and a closed one
-        // that nobody sleeps there any more: both are fine.
+        // A full pipe has a wake-up in it already. A closed one belongs to a thread
+        // that has ended.
         let _ = rustix::io::write(&self.pipe, &[1]);
     }
 }
@@ -55,8 +55,8 @@ impl Wakeup {
         while matches!(rustix::io::read(&self.pipe, &mut sink), Ok(64)) {}
     }
 
-    /// Sleeps until somebody wakes us. It may also return without that: look
-    /// again at what you wait for.
+    /// Sleeps until a wake-up comes. It may also return without one: check the
+    /// condition again.
     pub fn wait(&self) {
         let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
         // All that can go wrong is a signal, or no memory for a moment.

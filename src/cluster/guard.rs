@@ -17,7 +17,7 @@ use crate::ssh::session::{Session, SessionError};
 /// guard or a login shell before it, must not keep the node from its deadlines.
 const MOST_A_STEP: usize = 64 * 1024;
 
-/// What there is to know about a guard, besides that it lives.
+/// News of a guard, besides that it lives.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// It holds the lock on this (or has none to hold), and waits for orders.
@@ -28,15 +28,15 @@ pub(super) enum Notice {
     NotLetIn(Tree),
     /// The host does not run it.
     NotStarted(Tree),
-    /// The lock is not (certainly) ours any more.
+    /// The lock is lost, or may be.
     Lost(Tree),
-    /// The commands have been ended, but for these processes.
+    /// The commands have been ended, except these processes.
     CommandsEnded(String),
     /// The run directory is there, or why not.
     RunDirectory(Result<String, String>),
     /// Something is left in it.
     Left(String),
-    /// It has gone, as it was told.
+    /// It has ended as ordered.
     Gone,
 }
 
@@ -91,7 +91,7 @@ impl Guard {
         }
     }
 
-    /// Its channel, when it is of no more use.
+    /// Its channel, for a guard that is not needed any more.
     pub(super) fn into_process(self) -> Process {
         self.process
     }
@@ -106,7 +106,7 @@ impl Guard {
         self.stage == Stage::Over
     }
 
-    /// Tells it something.
+    /// Sends it an order.
     pub(super) fn order(&mut self, order: GuardOrder) {
         if order == GuardOrder::Done {
             self.streams.is_leaving = true;
@@ -118,7 +118,7 @@ impl Guard {
         self.streams.orders.extend_from_slice(line.as_bytes());
     }
 
-    /// Whether everything that it was told is on its way to the host.
+    /// Whether all orders are on their way to the host.
     pub(super) fn has_been_told(&self) -> bool {
         self.streams.orders.is_empty() && self.process.is_flushed()
     }
@@ -128,7 +128,7 @@ impl Guard {
         self.process.has_news()
     }
 
-    /// When it has to be looked at again, if nothing happens until then.
+    /// When the next step is due, if nothing happens before.
     pub(super) fn due(&self) -> Option<Instant> {
         match self.stage {
             Stage::Starting(ready_by) => Some(ready_by),
@@ -137,7 +137,7 @@ impl Guard {
         }
     }
 
-    /// Until when it has to get ready, if it has not.
+    /// The time by which a starting guard has to be ready.
     pub(super) fn starting_limit(&self) -> Option<Instant> {
         match self.stage {
             Stage::Starting(ready_by) => Some(ready_by),
@@ -145,7 +145,7 @@ impl Guard {
         }
     }
 
-    /// Moves bytes both ways, and says what is new.
+    /// Moves bytes both ways and adds the news to `notices`.
     ///
     /// # Errors
     /// The connection is lost, or nothing comes from the host any more.
@@ -202,7 +202,7 @@ impl Guard {
                 return Err(SessionError::Lost(text.into()));
             }
             Tick::Deaf(since) => {
-                // As one that has ended: it does nothing more for us.
+                // A guard that does not answer is as good as dead.
                 self.stage = Stage::Over;
                 let text = format!(
                     "the connection is there, but the lock holder on the host has not answered for {:.0}s",
@@ -261,7 +261,7 @@ impl Guard {
                 let last_words = streams.last_words.last_line();
                 notices.push(Notice::NotLetIn(sudo.refusal(&last_words)));
             }
-            // It has said why.
+            // The refusal has the reason.
             (Stage::Starting(_), None) if notices.iter().any(is_refused) => {}
             (Stage::Starting(_), None) => {
                 let what = match exit {

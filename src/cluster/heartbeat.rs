@@ -8,8 +8,8 @@ use rustix::time::{ClockId, clock_gettime};
 /// How many periods a guard goes on without a heartbeat.
 pub const LEASE_PERIODS: u32 = 3;
 
-/// How long the machine has run, the time that it was suspended included (which
-/// `Instant` does not count: clock_gettime(2)).
+/// Time since boot, suspended time included (`Instant` does not count that:
+/// clock_gettime(2)).
 pub(super) fn time_since_boot() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::try_from(time).unwrap_or_default()
@@ -31,7 +31,7 @@ pub(super) struct Heartbeat {
     is_doubtful: bool,
 }
 
-/// What there is to see at a tick.
+/// What the node sees at a tick.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Signs {
     /// When anything came from the host.
@@ -46,7 +46,7 @@ pub(super) struct Signs {
 pub(super) enum Tick {
     Quiet,
     Beat(u64),
-    /// No answer yet: is anybody there at all?
+    /// No answer yet: the connection itself has to be asked.
     Doubt,
     /// Nothing comes from the host.
     Silent(Duration),
@@ -136,7 +136,7 @@ mod tests {
     const PERIOD: Duration = Duration::from_secs(10);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// Everything that was said is out, and nobody was suspended.
+    /// All orders are out, and the machine was not suspended.
     fn signs(start: Instant, now: Instant, heard: Instant) -> Signs {
         Signs {
             heard,

@@ -1,6 +1,6 @@
 //! What `-i` sends to every command: one file or pipe, read by many hosts.
 //!
-//! From a regular file each host reads at its own pace. What comes from a pipe
+//! From a regular file each host reads at its own pace. The bytes of a pipe
 //! or a terminal is read once, by the [`feeder`](start_feeder), into a file
 //! without a name, and each host reads that: a slow one holds up nobody, and
 //! memory stays out of it. Where the file system can, what all hosts have read
@@ -37,7 +37,7 @@ pub enum InputError {
         /// What the system said.
         source: io::Error,
     },
-    /// The file for what comes from a pipe or terminal.
+    /// The temporary file for the bytes of a pipe or terminal.
     #[error(
         "can't keep the input that hosts have not read yet in a temporary file in '{directory}' \
          (TMPDIR names another directory)"
@@ -96,7 +96,7 @@ impl Input {
         })
     }
 
-    /// From a pipe or terminal that `start_feeder` reads, for so many nodes.
+    /// From a pipe or terminal that `start_feeder` reads, for this number of nodes.
     ///
     /// # Errors
     /// No temporary file can be made.
@@ -197,7 +197,7 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 }
 
 /// Starts the thread that reads a pipe or terminal to its end and wakes the
-/// nodes. It is never waited for: nobody can interrupt its reading.
+/// nodes. The run never waits for this thread: its `read(2)` cannot be interrupted.
 ///
 /// # Errors
 /// No thread can be started.

@@ -14,8 +14,8 @@ use crate::ssh::transport::{self, ConnectError};
 use crate::ssh::wait::{Interrupted, WaitLimit};
 
 impl Node {
-    /// Makes the connection and logs in, asking about the host key in between
-    /// where nobody knows it. Returns also how much of the time is left.
+    /// Makes the connection and logs in. Asks about an unknown host key in between.
+    /// Returns also how much of the time is left.
     pub(super) fn connect(&self) -> Result<(Session, Duration), Outcome> {
         let mut left = self.endpoint.connect_timeout;
         let mut trusted: Option<HostKey> = None;
@@ -30,7 +30,7 @@ impl Node {
             let (session, key) = self.greet(&limit, trusted.as_ref())?;
             let mut asked = false;
             if let Some(key) = key {
-                // Nothing counts against the time-out while somebody decides.
+                // The time-out does not run while the user decides.
                 left = left.saturating_sub(begun.elapsed());
                 self.ask_about(&key)?;
                 trusted = Some(key);
@@ -49,8 +49,8 @@ impl Node {
                     let left = limit.deadline.saturating_duration_since(Instant::now());
                     return Ok((session, left));
                 }
-                // While somebody thought about the key, the server may have
-                // given up. The next one must show the same key.
+                // While the user thought about the key, the server may have given
+                // up. The next connection must show the same key.
                 Err(AuthError::Lost(_)) if asked => left = self.endpoint.connect_timeout,
                 Err(AuthError::Lost(reason)) => {
                     return Err(Outcome::failed(Status::Unreachable, reason));
@@ -65,8 +65,8 @@ impl Node {
         }
     }
 
-    /// Connects, and checks that the host is the right one: an unknown key comes
-    /// back for somebody to decide, unless it is the one that was `trusted`.
+    /// Connects and checks the host key. Returns a key that is unknown and is not
+    /// the `trusted` one, for main to decide on.
     fn greet(
         &self,
         limit: &WaitLimit<'_>,
@@ -127,7 +127,7 @@ impl Node {
         }
     }
 
-    /// Lets main decide about a key, however long that takes.
+    /// Waits for main to decide on a key, without a time limit.
     fn ask_about(&self, key: &HostKey) -> Result<(), Outcome> {
         self.tell(NodeEvent::UnknownHostKey(key.clone()));
         loop {
@@ -171,8 +171,8 @@ impl Node {
         }
     }
 
-    /// The end of a handshake that came to nothing. What the server said may be
-    /// the whole explanation: another service, or that it is too busy.
+    /// The outcome of a failed handshake. The greeting may be the whole explanation:
+    /// another service listens there, or the server is too busy.
     fn no_handshake(&self, error: SessionError, greeting: Option<String>) -> Outcome {
         let said = greeting.map(|line| format!("the host says: {line}"));
         let (outcome, said) = match error {

@@ -1,5 +1,5 @@
-//! What a node thread has from its beginning: who the node is, and the ways to and
-//! from main.
+//! What a node thread starts with: its target, its endpoint, and the ways to and from
+//! main.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +19,7 @@ use crate::wake::{Waker, Wakeup};
 
 /// What all nodes of a run share.
 pub struct Shared {
-    /// What is known about host keys.
+    /// The known_hosts files.
     pub known_hosts: KnownHosts,
     /// The keys and the password of the run.
     pub credentials: Credentials,

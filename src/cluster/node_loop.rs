@@ -46,9 +46,9 @@ pub(super) struct NodeLoop<'a> {
     session: Session,
     /// How long a guard may take to get ready.
     patience: Duration,
-    /// A channel for what is started next. While nothing else runs, it keeps the
-    /// connection's queue empty. (Servers may allow few channels, so there is never
-    /// more than one.)
+    /// A channel for the next process. While nothing else runs, it keeps the
+    /// connection's queue empty. (Servers may allow few channels, so there is at most
+    /// one spare.)
     spare: Process,
     guard: Option<Guard>,
     task: Option<Task>,
@@ -151,7 +151,7 @@ impl<'a> NodeLoop<'a> {
                 let script = Script::Guard((*arguments).clone());
                 self.guard = Some(self.start_guard(&script));
             }
-            // It was on its way when the run was stopped.
+            // The order was on its way when the run was stopped.
             Order::Run(_) | Order::Unpack(..) | Order::MakeRunDirectory(_) if self.is_ending => {
                 self.node.tell(NodeEvent::Finished(Outcome::cancelled()));
             }
@@ -197,7 +197,7 @@ impl<'a> NodeLoop<'a> {
         }
     }
 
-    /// What follows when there is no guard (any more) to wait for.
+    /// Answers for a guard that has gone, or was never there.
     fn without_guard(&mut self) -> Option<Outcome> {
         match self.goal {
             Goal::Stay => None,
@@ -248,7 +248,7 @@ impl<'a> NodeLoop<'a> {
 
     fn start_task(&mut self, job: Arc<Job>, archive: Option<Tap>) {
         if job.keeps_run_directory {
-            // Without a guard there is nobody who would remove it.
+            // (Only a guard would remove the directory.)
             self.order_guard(GuardOrder::KeepRunDirectory);
         }
         let terminal = job.terminal().cloned();
@@ -258,7 +258,7 @@ impl<'a> NodeLoop<'a> {
             None => Stream::Stderr,
         };
         let mut process = self.launch(&job.script, terminal);
-        // It has to know before: we can be killed at any moment.
+        // The guard has to know before: this process can be killed at any moment.
         if self.order_guard(GuardOrder::Starting) {
             process.hold(true);
         }
@@ -277,7 +277,7 @@ impl<'a> NodeLoop<'a> {
         };
         task.end(outcome, Instant::now() + ENDING);
         if !self.order_guard(GuardOrder::Stop) {
-            // The guard is dead: another one does this part of its work.
+            // The guard is dead: another guard does this part of its work.
             let mut guard = self.start_guard(&Script::Sweep);
             guard.order(GuardOrder::Done);
             self.drop_guard();
@@ -320,7 +320,7 @@ impl<'a> NodeLoop<'a> {
         Ok(None)
     }
 
-    /// Takes what there is to know about the guard. An outcome ends the node.
+    /// Acts on a notice of the guard. An outcome ends the node.
     fn note(&mut self, notice: Notice, now: Instant) -> Option<Outcome> {
         match notice {
             Notice::Ready(identity) => self.node.tell(NodeEvent::Guarded(identity)),

@@ -17,13 +17,13 @@ use crate::event::NodeId;
 use crate::ssh::process::{INPUT_CHUNK, Supply};
 use crate::wake::Waker;
 
-/// Bytes in a chunk: some packets, so that few wake-ups are needed.
+/// Bytes in a chunk: several packets, so that few wake-ups are needed.
 const CHUNK: usize = 8 * INPUT_CHUNK;
 
 /// Chunks that a host may be ahead of the slowest one.
 const QUEUE: usize = 4;
 
-/// What goes to every node.
+/// A piece of the stream, for every node.
 #[derive(Debug, Clone)]
 pub enum Chunk {
     /// A piece.
@@ -59,7 +59,7 @@ impl Outlet {
         self.send(Chunk::Broken(reason));
     }
 
-    /// Whether it was taken: not by a node that has failed.
+    /// Returns whether the node took it: a failed node does not.
     fn send(&self, chunk: Chunk) -> bool {
         let is_taken = self.chunks.send(chunk).is_ok();
         self.waker.wake();
@@ -74,7 +74,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// A stream to nobody yet.
+    /// A stream without nodes.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -86,7 +86,7 @@ impl Stream {
     /// Adds a node, and returns its end.
     pub fn add(&mut self, node: NodeId, waker: Option<Waker>) -> Receiver<Chunk> {
         let (chunks, receiver) = bounded(QUEUE);
-        // (A node without a thread takes nothing.)
+        // (A node that has no thread takes nothing.)
         self.outlets.extend(waker.map(|waker| Outlet {
             node,
             chunks,
@@ -95,21 +95,21 @@ impl Stream {
         receiver
     }
 
-    /// Takes a node out, which shall get something else.
+    /// Takes out a node that gets something else instead.
     pub fn remove(&mut self, node: NodeId) -> Option<Outlet> {
         let at = self.outlets.iter().position(|outlet| outlet.node == node)?;
         Some(self.outlets.remove(at))
     }
 
-    /// Sends what is left, and says that it is all.
+    /// Sends the rest and the end.
     ///
     /// # Errors
-    /// Nobody takes it any more.
+    /// No node is left.
     pub fn finish(mut self) -> io::Result<()> {
         self.pass_on(true)
     }
 
-    /// Says that the rest will never come. Nobody takes anything after that.
+    /// Tells all nodes that the rest will never come, and drops them.
     pub fn break_off(&mut self, reason: &Tree) {
         self.send(&Chunk::Broken(reason.clone()));
         self.outlets.clear();
@@ -164,7 +164,7 @@ impl Write for Stream {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        // A short chunk would be nobody's gain.
+        // Short chunks only cost wake-ups.
         Ok(())
     }
 }
@@ -204,7 +204,7 @@ impl Tap {
                 }
                 Ok(Chunk::Broken(reason)) => self.broken = Some(reason),
                 Err(TryRecvError::Empty) => {}
-                // Whoever made it is gone, without a word.
+                // The writer has gone without giving a reason.
                 Err(TryRecvError::Disconnected) => {
                     self.broken
                         .get_or_insert_with(|| "the upload was broken off".into());

@@ -56,7 +56,7 @@ impl SudoDialog {
         })
     }
 
-    /// What was kept because it could have been the beginning of such a word.
+    /// Returns bytes that were kept because such a word could begin with them.
     pub(super) fn finish(&mut self) -> (Stream, Vec<u8>) {
         (self.stream, self.gate.finish())
     }

@@ -60,7 +60,7 @@ impl Task {
         }
     }
 
-    /// From now on the process is not started, or, after that, it is.
+    /// Keeps the process from being started, or no longer.
     pub(super) fn hold(&mut self, held: bool) {
         self.process.hold(held);
     }
@@ -153,7 +153,7 @@ impl Task {
             duration: self.duration(),
             ..outcome
         };
-        // What is not started yet must not be started behind the order to stop.
+        // A process must not start behind the order to stop.
         self.process.hold(true);
         self.ending = Some(Ending { outcome, limit });
     }

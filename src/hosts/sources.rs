@@ -195,7 +195,7 @@ fn read_line(line: &[u8]) -> Result<Vec<Address>, LineProblem> {
     if line.len() > MAX_LINE {
         return Err(LineProblem::TooLong);
     }
-    // Comments go first: what encoding they are in is nobody's concern.
+    // Comments go first: their encoding does not matter.
     let text = without_comment(line).trim_ascii();
     if text.is_empty() {
         return Ok(Vec::new());

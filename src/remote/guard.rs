@@ -102,8 +102,8 @@ pub enum GuardOrder {
     /// Make a run directory of this id, or, where there is one, another one beside it.
     /// It is removed when the guard goes.
     MakeRunDirectory(Arc<str>),
-    /// Leave the run directory alone from now on, and say what is left of it in the
-    /// end.
+    /// Leave the run directory alone from now on, and report at the end whether it
+    /// still has files.
     KeepRunDirectory,
     /// The client lives.
     Beat(u64),
@@ -186,10 +186,10 @@ impl GuardAnswer {
     }
 }
 
-/// Bytes of an unfinished line that are kept. What is longer is no answer.
+/// Bytes of an unfinished line that are kept. A longer line is no answer.
 const LONGEST_LINE: usize = 16 * 1024;
 
-/// Reads what comes on a guard's stdout: the login shell's noise, then answers.
+/// Reads a guard's stdout: noise of the login shell, then answers.
 #[derive(Debug, Default)]
 pub struct AnswerReader {
     has_begun: bool,
@@ -200,7 +200,7 @@ pub struct AnswerReader {
 }
 
 impl AnswerReader {
-    /// Takes what came, and adds what the guard has answered.
+    /// Takes output and adds the guard's answers to `answers`.
     pub fn read(&mut self, bytes: &[u8], answers: &mut VecDeque<GuardAnswer>) {
         let mut rest = bytes;
         while let Some(at) = memchr(b'\n', rest) {

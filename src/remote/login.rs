@@ -1,5 +1,5 @@
-//! What a host's login knows that no earlier place in the program does, and how a
-//! script of ours becomes a string for the login shell.
+//! The facts about a login that command lines depend on, and how a script of ours
+//! becomes a string for the login shell.
 
 use super::quoting::quote;
 use super::sudo::Nonces;
@@ -24,7 +24,7 @@ impl<'a> Login<'a> {
 }
 
 /// The first word of every script of ours, on both outputs (the guard writes it on
-/// stdout only, as a line). What comes before it is of the login shell or of sudo.
+/// stdout only, as a line). Output before it is of the login shell or of sudo.
 pub const BEGIN: &str = "[orgalorg-begins]";
 
 /// Sets `$base` to the parent of our run directories. The guard sets it alike.

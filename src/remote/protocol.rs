@@ -18,8 +18,8 @@ pub const MAX_DESCRIPTION: usize = 1024 * 1024;
 /// What may stand around a description of full length; it does not count.
 const MAX_BLANKS: usize = 4096;
 
-/// How much may wait for a tool that does not read: enough for whoever is late,
-/// and not the memory of this machine for whoever never reads.
+/// Bytes that may wait for a tool: enough for one that reads late, and a bound for
+/// one that never reads.
 pub const MAX_WAITING: usize = 16 * 1024 * 1024;
 
 /// The short form of `docs/PROTOCOL.md`, for `--help`.
@@ -108,7 +108,7 @@ impl FromIterator<String> for Names {
     }
 }
 
-/// A tool has said more in one message than anybody shall have to keep.
+/// A message of a tool is too long to be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the sync tool sent a SYNC message of more than {} bytes",

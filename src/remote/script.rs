@@ -1,7 +1,7 @@
 //! Everything that orgalorg ever runs on a host.
 //!
-//! A [`Script`] says what is meant. The node renders it, once, when it starts it:
-//! only the node knows who it is on the host ([`Login`]).
+//! A [`Script`] is a description. The node renders it, once, when it starts it: only the
+//! node knows its [`Login`].
 
 use super::command_line::CommandLine;
 use super::guard;

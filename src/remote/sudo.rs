@@ -20,7 +20,7 @@ pub struct Nonces {
 
 impl fmt::Debug for Nonces {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Who knows the prompt could make us send the password to it.
+        // A program that knows the prompt could make us send the password to it.
         f.write_str("Nonces(..)")
     }
 }

@@ -1,5 +1,4 @@
-//! What comes from our scripts, and from the login shell before them: pure readers
-//! of the two outputs.
+//! Pure readers of the two outputs of our scripts, and of the login shell before them.
 
 use memchr::memmem;
 
@@ -11,7 +10,7 @@ use crate::event::{Identity, Stream};
 /// Bytes of the end of an output that are kept for error messages.
 const TAIL: usize = 512;
 
-/// Bytes that are kept of what comes instead of a script of ours.
+/// Bytes that are kept of the output before a script of ours begins.
 const MOST_HELD: usize = 16 * 1024;
 
 /// Bytes of a script's complaints that are searched for a reason.
@@ -25,7 +24,7 @@ const LONGEST_LINE: usize = 8 * 1024;
 pub struct Tail(Vec<u8>);
 
 impl Tail {
-    /// Takes what came.
+    /// Adds output.
     pub fn keep(&mut self, bytes: &[u8]) {
         let new = &bytes[bytes.len().saturating_sub(TAIL)..];
         let old = (self.0.len() + new.len()).saturating_sub(TAIL);
@@ -48,8 +47,8 @@ fn last_line(text: &[u8]) -> String {
         .to_owned()
 }
 
-/// What comes before a script of ours begins. It is kept, because it tells why if
-/// the script never begins, and forgotten when it does.
+/// The output before a script of ours begins. It explains a script that never begins,
+/// and is dropped when the script does.
 #[derive(Debug)]
 pub struct Prelude {
     /// Of each stream, until the script begins there.
@@ -65,7 +64,7 @@ impl Default for Prelude {
 }
 
 impl Prelude {
-    /// Takes what came on a stream, and returns what the script itself has written.
+    /// Takes output of a stream and returns the part that the script has written.
     pub fn pass(&mut self, stream: Stream, bytes: Vec<u8>) -> Vec<u8> {
         let place = &mut self.held[stream as usize];
         let Some(held) = place else {
@@ -86,12 +85,12 @@ impl Prelude {
         }
     }
 
-    /// The last line of what came on a stream where the script has not begun.
+    /// The last line on a stream where the script has not begun.
     pub fn last_line(&self, stream: Stream) -> Option<String> {
         self.held[stream as usize].as_deref().map(last_line)
     }
 
-    /// What came instead of the script, on the streams where it has not begun.
+    /// The output of the streams where the script has not begun.
     pub fn finish(&mut self) -> Vec<(Stream, Vec<u8>)> {
         [Stream::Stdout, Stream::Stderr]
             .into_iter()
@@ -109,7 +108,7 @@ pub struct Complaint {
 }
 
 impl Complaint {
-    /// Takes what came.
+    /// Adds output.
     pub fn hear(&mut self, bytes: &[u8]) {
         self.tail.keep(bytes);
         let room = MOST_SAID - self.said.len();
@@ -151,7 +150,7 @@ pub struct TarReport {
 }
 
 impl TarReport {
-    /// Takes what came on a stream, and returns the lines for the user.
+    /// Takes output of a stream and returns the lines for the user.
     pub fn hear(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
         let mut shown = Vec::new();
         let mut line = std::mem::take(&mut self.lines[stream as usize]);

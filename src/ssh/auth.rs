@@ -307,7 +307,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// What was tried last was right, but the server wants more.
+    /// The last attempt was right, but the server wants another method too.
     fn was_accepted(&mut self) {
         if let Some(last) = self.tried.last_mut()
             && let Some(name) = last.strip_prefix("not accepted: ")

@@ -19,7 +19,7 @@ pub enum Judgement {
     Trusted(String),
     /// Go on, with a warning.
     Tolerated(Tree),
-    /// Nobody knows the key yet: somebody has to decide.
+    /// The key is unknown: the user, or the policy, has to decide.
     Unknown,
     /// Never.
     Refused(Tree),
@@ -91,7 +91,7 @@ fn changed(what: &str, at: &Place, known: &str, name: &str, key: &HostKey) -> Tr
     ))
 }
 
-/// The refusal of a key that nobody knows.
+/// The refusal of an unknown key.
 #[must_use]
 pub fn unknown(key: &HostKey) -> Tree {
     Tree::new(format!(

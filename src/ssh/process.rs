@@ -24,7 +24,7 @@ pub const INPUT_CHUNK: usize = 32_700;
 /// The most that is read at once.
 const OUTPUT_CHUNK: usize = 256 * 1024;
 
-/// Where so much comes at once, more is likely to follow.
+/// A read of this many bytes means bulk output: reserve a whole chunk.
 const MUCH: usize = 16 * 1024;
 
 /// Ctrl-D, as a terminal's end of file (POSIX `VEOF`).
@@ -151,7 +151,7 @@ struct Input {
     taken: u64,
     /// The length of the write that has to be repeated as it was.
     repeat: Option<usize>,
-    /// What is in the buffer must not stay in memory.
+    /// The buffer holds a secret and is wiped after use.
     is_secret: bool,
     /// Nothing will be added.
     ended: bool,
@@ -193,7 +193,7 @@ impl Process {
         channel.map_or(0, |channel| channel.write_window().remaining)
     }
 
-    /// Whether all input that it was given so far is on its way.
+    /// Whether all input so far is on its way.
     #[must_use]
     pub fn is_flushed(&self) -> bool {
         self.input.sent == self.input.buffer.len()
@@ -211,8 +211,7 @@ impl Process {
         self.stage == Stage::Ended
     }
 
-    /// Whether nothing more can come from it: all that it had to say is here,
-    /// and waits at most for somebody to take it.
+    /// Whether the host has closed the channel. Output may still wait in the queue.
     #[must_use]
     pub fn is_all_here(&self) -> bool {
         self.closed
@@ -267,7 +266,7 @@ impl Process {
                 }
             }
             (result, None) => result,
-            // The rest has to wait until somebody wants it.
+            // The rest waits until there is credit for it.
             (Ok(step), Some(_)) if step.progress || (self.left > 0 && ports.room() == 0) => {
                 Ok(step)
             }

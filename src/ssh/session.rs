@@ -25,7 +25,7 @@ use crate::wake::Wakeup;
 /// before they have passed by its own clock (hence a little more).
 const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(2_100);
 
-/// So much of what a server says first is shown.
+/// Characters of a server's greeting that are shown.
 const LONGEST_GREETING: usize = 200;
 
 /// Cheap key exchanges first: the modular groups cost 15 times as much as a
@@ -209,7 +209,7 @@ struct Blocked {
     on_the_way: i32,
 }
 
-/// So often it is looked at within the time that it may last.
+/// How many times per send timeout the unsent bytes are sampled.
 const LOOKS: u32 = 4;
 
 impl Session {
@@ -515,7 +515,7 @@ impl Session {
         if now >= self.next_probe() {
             self.probe(now)?;
         }
-        // (After that: somebody who was suspended for long has to ask first.)
+        // (In this order: a client that was suspended for long has to ask first.)
         if now >= self.silence_deadline() {
             return Err(SessionError::Lost(
                 format!(

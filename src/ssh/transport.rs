@@ -27,7 +27,7 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// Ends the connection. Whoever waits for it wakes.
+    /// Ends the connection. A thread that polls it wakes.
     pub fn shut_down(&self) {
         // It may have ended by itself.
         let _ = self.socket.shutdown(Shutdown::Both);

@@ -46,7 +46,7 @@ pub fn append(file: &Path, keys: &[NewKey<'_>], hash: bool) -> io::Result<Vec<Ve
         opened.read_to_end(&mut before)?;
     }
     let mut known = KnownHosts::default();
-    // Whoever loaded the file was told of its bad lines.
+    // The loading of the file has reported its bad lines.
     let _ = known.add_file(file, &before);
     let mut number = before.iter().filter(|&&b| b == b'\n').count() + 1;
     let mut text = String::new();

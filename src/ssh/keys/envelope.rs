@@ -33,7 +33,7 @@ pub(super) enum Contents {
     Public,
 }
 
-/// Looks for a private key. Text before and after it is nobody's business, as
+/// Looks for a private key. Text before and after it is ignored, as
 /// for OpenSSL.
 pub(super) fn contents(file: &[u8]) -> Result<Contents, KeyProblem> {
     if file.trim_ascii().is_empty() {

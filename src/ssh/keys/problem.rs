@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 /// Longer files are no keys: an RSA key of 16384 bits takes 13 KiB.
 pub(super) const MAX_FILE: usize = 64 << 10;
 
-/// Bytes that nobody else may see; wiped when dropped.
+/// Secret bytes, wiped when dropped.
 pub(super) type Secret = Zeroizing<Vec<u8>>;
 
 /// Why a private key cannot be used.
@@ -40,7 +40,7 @@ pub enum KeyError {
         /// What is wrong with it, and what to do about it.
         problem: KeyProblem,
     },
-    /// The key is encrypted, and nobody gave a passphrase.
+    /// The key is encrypted, and there is no passphrase.
     #[error("can't use private key '{file}': it is encrypted and needs its passphrase")]
     PassphraseNeeded {
         /// The file, as text that a terminal can show.
@@ -60,7 +60,7 @@ pub enum KeyProblem {
     /// `-k ~/.ssh`.
     #[error("it is a directory: name the key file in it")]
     Directory,
-    /// Nobody's key is that long.
+    /// No key is that long.
     #[error("it is larger than 64 KiB, so it is no private key")]
     TooBig,
     /// A file without content.
