@@ -8,13 +8,12 @@ use crate::cluster::heartbeat::{Heartbeat, Signs, Tick, time_since_boot};
 use crate::cluster::sudo_dialog::SudoDialog;
 use crate::error::Tree;
 use crate::event::{Identity, LockRefusal, Stream};
-use crate::remote::guard::{AnswerReader, GuardAnswer, GuardOrder, SCRIPT};
+use crate::remote::guard::{AnswerReader, GuardAnswer, GuardOrder, MOST_SAID, SCRIPT};
 use crate::remote::words::Tail;
 use crate::ssh::process::{Exit, Ports, Process, Step, Supply};
 use crate::ssh::session::{Session, SessionError};
 
-/// Bytes of a guard's output that are read in one step. What floods the channel, the
-/// guard or a login shell before it, must not keep the node from its deadlines.
+/// Bytes of a guard's output that are read in one step.
 const MOST_A_STEP: usize = 64 * 1024;
 
 /// News of a guard, besides that it lives.
@@ -82,7 +81,6 @@ impl Guard {
                 last_words: Tail::default(),
                 orders: SCRIPT.as_bytes().to_vec(),
                 is_leaving: false,
-                room: 0,
             },
             heartbeat: Heartbeat::new(period, now),
             stage: Stage::Starting(ready_by),
@@ -125,7 +123,8 @@ impl Guard {
 
     /// Whether something from it has been taken in since its last step.
     pub(super) fn has_news(&self) -> bool {
-        self.process.has_news()
+        // The node does not read the channel of a guard that is over.
+        !self.is_over() && self.process.has_news()
     }
 
     /// When the next step is due, if nothing happens before.
@@ -158,7 +157,6 @@ impl Guard {
         if self.is_over() {
             return Ok(Step::default());
         }
-        self.streams.room = MOST_A_STEP;
         let mut step = self.process.step(session, &mut self.streams)?;
         while let Some(answer) = self.streams.answers.pop_front() {
             self.hear(answer, notices);
@@ -168,6 +166,10 @@ impl Guard {
             self.end(&exit, notices);
             self.stage = Stage::Over;
             return Ok(step);
+        }
+        if self.streams.reader.has_flooded() && self.stage != Stage::Leaving {
+            notices.push(self.flooded());
+            self.stage = Stage::Over;
         }
         if self.is_ready() {
             self.beat(session, now, &mut step, notices)?;
@@ -193,6 +195,7 @@ impl Guard {
             Tick::Doubt => session.probe(now)?,
             Tick::Beat(number) => {
                 self.order(GuardOrder::Beat(number));
+                self.streams.reader.expect_answer();
                 // It goes out in the next step, which must not wait for an event.
                 step.progress = true;
             }
@@ -247,6 +250,15 @@ impl Guard {
         }
     }
 
+    /// Something that writes this much is no guard, or has come between it and us.
+    fn flooded(&self) -> Notice {
+        let said = format!("the lock holder on the host has sent more than {MOST_SAID} bytes");
+        match self.stage {
+            Stage::Starting(_) => Notice::NotStarted(format!("{said} before it was ready").into()),
+            _ => Notice::Lost(format!("{said} between two heartbeats").into()),
+        }
+    }
+
     /// The guard's process has ended.
     fn end(&self, exit: &Exit, notices: &mut Vec<Notice>) {
         let streams = &self.streams;
@@ -286,17 +298,14 @@ struct GuardStreams {
     last_words: Tail,
     orders: Vec<u8>,
     is_leaving: bool,
-    /// Bytes that are still read in this step.
-    room: usize,
 }
 
 impl Ports for GuardStreams {
     fn room(&mut self) -> usize {
-        self.room
+        MOST_A_STEP
     }
 
     fn output(&mut self, stream: Stream, bytes: Vec<u8>) {
-        self.room = self.room.saturating_sub(bytes.len());
         if stream == Stream::Stdout {
             return self.reader.read(&bytes, &mut self.answers);
         }

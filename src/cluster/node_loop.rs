@@ -127,7 +127,10 @@ impl<'a> NodeLoop<'a> {
             self.is_ending = true;
             self.end_task(Outcome::cancelled());
         }
-        while let Ok(order) = self.node.orders.try_recv() {
+        // Those that wait now, and no more: sync tools that flood may cause new ones as
+        // fast as these are obeyed.
+        let orders = &self.node.orders;
+        for order in orders.try_iter().take(orders.len()) {
             self.obey(order);
         }
         let now = Instant::now();

@@ -64,7 +64,7 @@ pub struct Arguments {
 pub(super) fn start(arguments: &Arguments, login: &Login<'_>) -> String {
     let (mode, make, path) = match &arguments.lock {
         None => ("none", Make::Nothing, &b""[..]),
-        Some(target) => ("lock", target.make, target.path.as_slice()),
+        Some(target) => ("flock", target.make, target.path.as_slice()),
     };
     let make = match make {
         Make::Nothing => "nothing",
@@ -189,10 +189,16 @@ impl GuardAnswer {
 /// Bytes of an unfinished line that are kept. A longer line is no answer.
 const LONGEST_LINE: usize = 16 * 1024;
 
+/// Bytes that a guard may write between two heartbeats. It answers with a few short
+/// lines; a list of processes that could not be ended is the longest of them.
+pub const MOST_SAID: usize = 64 * 1024;
+
 /// Reads a guard's stdout: noise of the login shell, then answers.
 #[derive(Debug, Default)]
 pub struct AnswerReader {
     has_begun: bool,
+    /// Bytes that the guard has written since it began, or since the last heartbeat.
+    said: usize,
     /// An unfinished line, or the beginning of one that is too long.
     line: Vec<u8>,
     /// The last line that is not the guard's.
@@ -209,13 +215,27 @@ impl AnswerReader {
             let line = std::mem::take(&mut self.line);
             if !self.has_begun && line.ends_with(BEGIN.as_bytes()) {
                 self.has_begun = true;
-            } else if let Some(answer) = GuardAnswer::parse(&line).filter(|_| self.has_begun) {
-                answers.push_back(answer);
-            } else {
-                self.noise = line;
+                continue;
+            }
+            self.said += usize::from(self.has_begun);
+            match GuardAnswer::parse(&line).filter(|_| self.has_begun) {
+                Some(answer) if !self.has_flooded() => answers.push_back(answer),
+                Some(_) => {}
+                None => self.noise = line,
             }
         }
         self.keep(rest);
+    }
+
+    /// Whether the guard has written more than any guard does: another program does it
+    /// in its place.
+    pub fn has_flooded(&self) -> bool {
+        self.said > MOST_SAID
+    }
+
+    /// A heartbeat goes out: the guard may answer at full length again.
+    pub fn expect_answer(&mut self) {
+        self.said = 0;
     }
 
     /// The last line that came from another program, such as the login shell.
@@ -226,6 +246,9 @@ impl AnswerReader {
     /// Adds to the unfinished line. Of one that is too long the end is kept, because
     /// BEGIN may follow anything.
     fn keep(&mut self, bytes: &[u8]) {
+        if self.has_begun {
+            self.said = self.said.saturating_add(bytes.len());
+        }
         let new = &bytes[bytes.len().saturating_sub(LONGEST_LINE)..];
         let excess = (self.line.len() + new.len()).saturating_sub(LONGEST_LINE);
         self.line.drain(..excess);
@@ -340,7 +363,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         for shell in SHELLS {
             let path = directory.path().as_os_str();
-            let mut guard = Running::start(shell, "lock", "nothing", "30", path);
+            let mut guard = Running::start(shell, "flock", "nothing", "30", path);
             assert!(
                 matches!(guard.answer(), GuardAnswer::Locked(_)),
                 "{shell:?}"
@@ -360,7 +383,7 @@ mod tests {
         let other = directory.path().join("other");
         std::fs::write(&odd, "content").expect("writable");
         std::fs::write(&other, "").expect("writable");
-        let arguments = ["lock", "nothing", "30"];
+        let arguments = ["flock", "nothing", "30"];
         for (number, shell) in SHELLS.iter().enumerate() {
             let start = |who, path: &std::path::Path| {
                 Running::start_as(who, shell, arguments, path.as_os_str())
@@ -409,7 +432,7 @@ mod tests {
             let mut said = String::new();
             let stdout = holder.stdout.take().expect("piped");
             BufReader::new(stdout).read_line(&mut said).expect("held");
-            let mut guard = Running::start(shell, "lock", "nothing", "30", path.as_os_str());
+            let mut guard = Running::start(shell, "flock", "nothing", "30", path.as_os_str());
             let GuardAnswer::Refused(LockRefusal::Held { holder: who, .. }) = guard.answer() else {
                 panic!("{shell:?}")
             };
@@ -424,18 +447,18 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         for shell in SHELLS {
             let missing = directory.path().join(format!("{}-file", shell[0]));
-            let mut guard = Running::start(shell, "lock", "nothing", "30", missing.as_os_str());
+            let mut guard = Running::start(shell, "flock", "nothing", "30", missing.as_os_str());
             let absent = format!("'{}' is not there", missing.display());
             assert_eq!(guard.answer(), no_target(&absent));
             assert!(!missing.exists());
-            let mut guard = Running::start(shell, "lock", "file", "30", missing.as_os_str());
+            let mut guard = Running::start(shell, "flock", "file", "30", missing.as_os_str());
             assert!(
                 matches!(guard.answer(), GuardAnswer::Locked(_)),
                 "{shell:?}"
             );
             assert!(missing.is_file());
             let missing = directory.path().join(format!("{}-dir/below", shell[0]));
-            let mut guard = Running::start(shell, "lock", "directory", "30", missing.as_os_str());
+            let mut guard = Running::start(shell, "flock", "directory", "30", missing.as_os_str());
             assert!(
                 matches!(guard.answer(), GuardAnswer::Locked(_)),
                 "{shell:?}"
@@ -443,7 +466,7 @@ mod tests {
             assert!(missing.is_dir());
             for make in ["file", "directory"] {
                 let path = std::path::Path::new("/proc/nothing");
-                let mut guard = Running::start(shell, "lock", make, "30", path.as_os_str());
+                let mut guard = Running::start(shell, "flock", make, "30", path.as_os_str());
                 let GuardAnswer::Refused(LockRefusal::Forbidden(reason)) = guard.answer() else {
                     panic!("{shell:?}")
                 };
@@ -463,7 +486,7 @@ mod tests {
         let made = Command::new("mkfifo").arg(&fifo).status().expect("mkfifo");
         assert!(made.success());
         for shell in SHELLS {
-            let mut guard = Running::start(shell, "lock", "file", "30", fifo.as_os_str());
+            let mut guard = Running::start(shell, "flock", "file", "30", fifo.as_os_str());
             let reason = format!("'{}' is neither a file nor a directory", fifo.display());
             assert_eq!(guard.answer(), no_target(&reason), "{shell:?}");
         }
@@ -475,7 +498,7 @@ mod tests {
         for shell in SHELLS {
             let path = directory.path().join("lock");
             std::fs::write(&path, "").expect("writable");
-            let mut guard = Running::start(shell, "lock", "nothing", "30", path.as_os_str());
+            let mut guard = Running::start(shell, "flock", "nothing", "30", path.as_os_str());
             guard.answer();
             guard.answer();
             std::fs::rename(&path, directory.path().join("old")).expect("renamed");
@@ -491,7 +514,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         for shell in SHELLS {
             let path = directory.path().as_os_str();
-            let mut guard = Running::start(shell, "lock", "nothing", "1", path);
+            let mut guard = Running::start(shell, "flock", "nothing", "1", path);
             guard.answer();
             guard.answer();
             // Its stdin stays open all the time.
@@ -843,7 +866,7 @@ mod tests {
                 .status();
             assert!(started.expect("sh").success());
             wait_until("the daemon", || is_running(&its_time));
-            for (mode, sshd) in [("lock", "1"), ("sweep", "1"), ("none", "1")] {
+            for (mode, sshd) in [("flock", "1"), ("sweep", "1"), ("none", "1")] {
                 lost(mode, sshd);
                 assert!(is_running(&its_time), "{shell:?} {mode}");
             }
@@ -1000,6 +1023,23 @@ mod tests {
     }
 
     #[test]
+    fn a_guard_that_writes_too_much_is_heard_no_more() {
+        let mut reader = AnswerReader::default();
+        let mut answers = VecDeque::new();
+        reader.read(format!("{BEGIN}\n").as_bytes(), &mut answers);
+        for _ in 0..100 {
+            reader.read("READY\n".repeat(1000).as_bytes(), &mut answers);
+        }
+        assert!(reader.has_flooded());
+        assert!(answers.len() * "READY\n".len() <= MOST_SAID);
+        reader.expect_answer();
+        assert!(!reader.has_flooded());
+        // Also without the end of a line.
+        reader.read(&[b'y'; MOST_SAID + 1], &mut answers);
+        assert!(reader.has_flooded());
+    }
+
+    #[test]
     fn a_flood_before_the_first_word_takes_bounded_memory() {
         let mut reader = AnswerReader::default();
         let mut answers = VecDeque::new();
@@ -1066,7 +1106,7 @@ mod tests {
         stdin.write_all(script.as_bytes()).expect("it listens");
         drop(stdin);
         let output = child.wait_with_output().expect("sh");
-        let expected: &[u8] = b"||lock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
+        let expected: &[u8] = b"||flock|nothing|1|alice?BEAT 1|/a 'b' \"$c\" \xff\n*|";
         assert!(output.stdout.ends_with(expected), "{output:?}");
     }
 }

@@ -6,7 +6,8 @@
 #   leader      the process that sshd started for this channel
 #   sshd        the sshd process of this connection: its other children are commands
 #   connection  its addresses and ports, as sshd puts them into SSH_CONNECTION
-#   mode        lock; none, which only ends commands; sweep, which ends them at once
+#   mode        flock, by which "pgrep -f flock" finds who holds a lock; none, which
+#               only ends commands; sweep, which ends them at once
 #   make        what to create if there is nothing to lock: file, directory, nothing
 #   lease       seconds without a heartbeat after which the client counts as gone
 #   who         the holder, for people
@@ -237,9 +238,18 @@ is_time_left() {
 
 lives_any() {
     for pid in $doomed; do
-        ! kill -0 "$pid" 2>/dev/null || return 0
+        ! lives "$pid" || return 0
     done
     return 1
+}
+
+# kill(1) finds a zombie too, and a container whose init does not wait for its
+# children is full of them.
+lives() {
+    kill -0 "$1" 2>/dev/null || return
+    fields=
+    { IFS= read -r fields; } 2>/dev/null <"/proc/$1/stat"
+    case ${fields##*") "} in [XZ]*) return 1 ;; esac
 }
 
 signal_doomed() {
@@ -277,7 +287,7 @@ unleash_dog() {
         while [ "$lease" -gt 0 ]; do
             sleep "$piece" &
             wait "$!"
-            kill -0 $$ 2>/dev/null || exit
+            lives $$ || exit
             lease=$((lease - piece))
         done
         # Somebody else may have our number by now.
@@ -482,7 +492,7 @@ if [ "$mode" = sweep ]; then
     leave
 fi
 unleash_dog
-[ "$mode" != lock ] || take_lock
+[ "$mode" != flock ] || take_lock
 say "READY"
 
 while IFS= read -r order; do

@@ -11,6 +11,9 @@ use std::fmt;
 
 use memchr::memmem;
 
+/// The beginning of all words.
+const COMMON: &str = "[orgalorg-sudo-";
+
 /// The words of one run.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Nonces {
@@ -31,8 +34,8 @@ impl Nonces {
     pub fn new(random: [u8; 16], with_password: bool) -> Self {
         let number = u128::from_be_bytes(random);
         Self {
-            prompt: with_password.then(|| format!("[orgalorg-sudo-asks-{number:032x}]")),
-            started: format!("[orgalorg-sudo-ok-{number:032x}]"),
+            prompt: with_password.then(|| format!("{COMMON}asks-{number:032x}]")),
+            started: format!("{COMMON}ok-{number:032x}]"),
         }
     }
 
@@ -90,19 +93,22 @@ impl Gate {
     /// beginning of a word is kept until more comes.
     pub fn feed(&mut self, bytes: &[u8], mut notice: impl FnMut(SudoEvent)) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
+        let held = std::mem::take(&mut self.held);
         let mut output = Vec::new();
+        let mut rest = &held[..];
         while !self.passed {
-            let Some((at, length, event)) = self.first_word() else {
-                let keep = self.possible_beginning();
-                output.extend(self.held.drain(..self.held.len() - keep));
+            let Some((at, length, event)) = self.first_word(rest) else {
+                let (known, kept) = rest.split_at(rest.len() - self.possible_beginning(rest));
+                output.extend_from_slice(known);
+                self.held = kept.to_vec();
                 return output;
             };
-            output.extend_from_slice(&self.held[..at]);
-            self.held.drain(..at + length);
+            output.extend_from_slice(&rest[..at]);
+            rest = &rest[at + length..];
             self.passed = event == SudoEvent::Passed;
             notice(event);
         }
-        output.append(&mut self.held);
+        output.extend_from_slice(rest);
         output
     }
 
@@ -119,23 +125,24 @@ impl Gate {
             .chain(prompt.map(|word| (word, SudoEvent::Asked)))
     }
 
-    fn first_word(&self) -> Option<(usize, usize, SudoEvent)> {
-        self.words()
-            .filter_map(|(word, event)| {
-                let at = memmem::find(&self.held, word.as_bytes())?;
-                Some((at, word.len(), event))
-            })
-            .min_by_key(|(at, ..)| *at)
+    /// All words begin alike, so that a text full of one is not searched to its end
+    /// for the other.
+    fn first_word(&self, text: &[u8]) -> Option<(usize, usize, SudoEvent)> {
+        memmem::find_iter(text, COMMON.as_bytes()).find_map(|at| {
+            let mut words = self.words();
+            let (word, event) = words.find(|(word, _)| text[at..].starts_with(word.as_bytes()))?;
+            Some((at, word.len(), event))
+        })
     }
 
-    /// How many bytes at the end of what is kept could begin a word.
-    fn possible_beginning(&self) -> usize {
+    /// How many bytes at the end of a text could begin a word.
+    fn possible_beginning(&self, text: &[u8]) -> usize {
         self.words()
             .map(|(word, _)| {
-                let most = self.held.len().min(word.len() - 1);
+                let most = text.len().min(word.len() - 1);
                 (0..=most)
                     .rev()
-                    .find(|&n| self.held.ends_with(&word.as_bytes()[..n]))
+                    .find(|&n| text.ends_with(&word.as_bytes()[..n]))
                     .unwrap_or(0)
             })
             .max()

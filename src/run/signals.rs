@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use rustix::process::{Pid, getpgid, getpgrp, getpid, getsid};
@@ -18,9 +18,13 @@ use crate::output::screen::Standing;
 /// is for when something keeps it: an agent that does not answer, say.)
 const LATEST: Duration = Duration::from_millis(4_900);
 
+/// Signals within this time after the first are the same one: timeout(1) signals its
+/// child, and then the process group that the child is in.
+const SAME: Duration = Duration::from_millis(500);
+
 /// Starts to listen. The process no longer ends by the first of these signals
-/// itself, but main is told; it does at the second one, and when main does not
-/// come to an end.
+/// itself, but main is told; it does at a second one that comes later than [`SAME`],
+/// and when main does not come to an end.
 ///
 /// Where it ends the process, it takes the status bar away before.
 ///
@@ -40,6 +44,7 @@ pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
         .spawn(move || {
             let mut received = signals.forever();
             let Some(first) = received.next() else { return };
+            let begun = Instant::now();
             // Main may be gone already.
             let _ = sender.send(first);
             let for_latest = Arc::clone(&bar);
@@ -50,7 +55,7 @@ pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
                     thread::sleep(LATEST);
                     end_by(first, &for_latest);
                 });
-            if let Some(second) = received.next() {
+            if let Some(second) = received.find(|_| begun.elapsed() >= SAME) {
                 end_by(second, &bar);
             }
         })?;

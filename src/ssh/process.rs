@@ -400,20 +400,16 @@ impl Process {
     ) -> Result<(), SessionError> {
         self.drain(session)?;
         for (id, stream) in [(0, Stream::Stdout), (1, Stream::Stderr)] {
-            loop {
-                let most = ports.room().min(OUTPUT_CHUNK);
-                let (bytes, result) = self.read(id, most, session);
-                let is_all = bytes.is_empty();
-                if !is_all {
-                    ports.output(stream, bytes);
-                    step.progress = true;
-                    step.heard = true;
-                }
-                result?;
-                if is_all {
-                    break;
-                }
+            // One piece in a step: under a flood the owner would never get to see its
+            // deadlines and its orders.
+            let most = ports.room().min(OUTPUT_CHUNK);
+            let (bytes, result) = self.read(id, most, session);
+            if !bytes.is_empty() {
+                ports.output(stream, bytes);
+                step.progress = true;
+                step.heard = true;
             }
+            result?;
         }
         let Some(channel) = &mut self.channel else {
             return Ok(());

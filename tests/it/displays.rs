@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::hosts::{Hosts, wait_until};
 use crate::support::pty::without_bar;
-use crate::support::{LIMIT, Orgalorg, targets};
+use crate::support::{LIMIT, Orgalorg, peak_memory, targets};
 use serde_json::{Value, json};
 
 /// Hosts for all tests that do nothing to them.
@@ -102,13 +102,6 @@ fn grouped_output_makes_nobody_wait_and_fits_into_memory() {
     assert_eq!(bytes["web1 "], 588_895 - "1\n".len() + "last\n".len());
     let limit = 20 * 1024 + 3 * 512;
     assert!((1..limit).contains(&memory), "{memory} KiB");
-}
-
-/// The most memory that a process has used so far, in KiB.
-fn peak_memory(pid: u32) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod commands;
 mod connecting;
+mod flooding;
 mod losing;
 mod scale;
 mod stopping;

@@ -15,6 +15,7 @@ mod support;
 mod auth;
 mod cli;
 mod displays;
+mod endings;
 mod failures;
 mod harness;
 mod host_keys;

@@ -153,7 +153,7 @@ fn losing_its_lock_meanwhile() {
             hosts.host("web2").kill_matching("orgalorg-guard");
         } else {
             // (With -y there is none to lose.)
-            hosts.host("web2").kill_matching(" lock nothing ");
+            hosts.host("web2").kill_matching(" flock nothing ");
             for host in &hosts {
                 host.write_file("/tmp/go", "", 0o644);
             }

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::hosts::{Hosts, wait_until};
-use crate::support::{LIMIT, orgalorg, program, targets};
+use crate::support::{LIMIT, orgalorg, peak_memory, program, targets};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 /// Hosts for all tests that do nothing to them.
@@ -86,13 +86,6 @@ fn wait_for_end(child: &Child) {
         let status = waitid(WaitId::Pid(pid), options);
         status.expect("a child can be waited for").is_some()
     });
-}
-
-/// The most memory that a process has used so far, in KiB.
-fn peak_memory(pid: u32) -> Option<usize> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// What a run over so many hosts may use, in KiB, when they flood it.

@@ -272,6 +272,13 @@ pub(crate) fn signal(pid: u32, name: &str) {
     );
 }
 
+/// The most memory that a process has used so far, in KiB.
+pub(crate) fn peak_memory(pid: u32) -> Option<usize> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
 /// Reads a pipe in the background.
 struct Collector {
     bytes: std::sync::Arc<std::sync::Mutex<Vec<u8>>>,
