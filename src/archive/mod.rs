@@ -1,11 +1,12 @@
 //! The files of an upload, as one tar stream.
 //!
 //! [`names`] says what a file will be called on the hosts, [`sources`] checks what
-//! was named before anything is connected, [`walk`] goes through it, [`mod@write`]
-//! makes the stream, [`compress`] makes it smaller, and [`sink`] is what takes
-//! it. Who that is is up to `cluster`.
+//! was named before anything is connected, [`walk`] goes through it, [`manifest`]
+//! compares what was checked with what is sent, [`mod@write`] makes the stream,
+//! [`compress`] makes it smaller, and [`sink`] is what takes it: `cluster` has one.
 
 pub mod compress;
+pub mod manifest;
 pub mod names;
 pub mod sink;
 pub mod sources;
@@ -46,9 +47,18 @@ pub enum ArchiveError {
         /// The name.
         name: PathBuf,
     },
-    /// It was a regular file a moment ago.
-    #[error("can't upload '{}': it is no regular file any more", .0.display())]
+    /// It was there when the sources were checked.
+    #[error("can't upload '{}': it was removed after the check", .0.display())]
+    Gone(PathBuf),
+    /// It was a file, directory or something else when the sources were checked.
+    #[error("can't upload '{}': it was replaced by something of another kind after the check", .0.display())]
     Replaced(PathBuf),
+    /// The list of what was checked cannot be written or read.
+    #[error(
+        "can't keep the list of files to upload in '{}' (TMPDIR names another directory)",
+        std::env::temp_dir().display()
+    )]
+    Manifest(#[source] io::Error),
     /// It became shorter while it was sent, and its length had been announced.
     #[error("can't upload '{}': it became shorter while it was sent", .0.display())]
     Shrunk(PathBuf),
@@ -74,6 +84,13 @@ pub enum Warning {
     Socket(PathBuf),
     /// It became longer while it was sent; what it had at the beginning was sent.
     Grown(PathBuf),
+    /// Entries that were not there when the sources were checked were sent.
+    Added {
+        /// The first of them.
+        first: PathBuf,
+        /// How many there were.
+        count: u64,
+    },
 }
 
 impl From<Warning> for Tree {
@@ -85,6 +102,17 @@ impl From<Warning> for Tree {
             Warning::Grown(path) => format!(
                 "'{}' became longer while it was sent: what it had at the beginning was sent",
                 path.display()
+            )
+            .into(),
+            Warning::Added { first, count: 1 } => format!(
+                "'{}' was added after the check, and was sent",
+                first.display()
+            )
+            .into(),
+            Warning::Added { first, count } => format!(
+                "'{}' and {} more were added after the check, and were sent",
+                first.display(),
+                count - 1
             )
             .into(),
         }

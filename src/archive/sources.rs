@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use super::manifest::{Manifest, Recorder};
 use super::names::Naming;
 use super::walk::{Entry, Source, walk};
 use super::{ArchiveError, Warning};
@@ -26,7 +27,7 @@ pub struct Options {
 }
 
 /// All that is to be uploaded.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Sources {
     /// What was named, without what is named twice.
     pub list: Vec<Source>,
@@ -38,6 +39,8 @@ pub struct Sources {
     pub bytes: u64,
     /// What was noticed.
     pub warnings: Vec<Warning>,
+    /// All entries that were found.
+    pub manifest: Manifest,
 }
 
 impl Sources {
@@ -54,35 +57,36 @@ impl Sources {
                 name: options.naming.name(path, &current),
             })
             .collect();
-        let mut sources = Self {
-            list: without_repetitions(list, options.dereference)?,
-            options,
-            files: 0,
-            bytes: 0,
-            warnings: Vec::new(),
-        };
+        let list = without_repetitions(list, options.dereference)?;
+        let mut recorder = Recorder::new();
         let mut warnings = Vec::new();
         let (mut files, mut bytes) = (0, 0);
         let mut linked = HashSet::new();
-        for source in &sources.list {
-            walk(
-                source,
-                options.dereference,
-                |entry| {
-                    // Another name of a file is sent as a link to the first.
-                    let is_first = entry.link_identity().is_none_or(|id| linked.insert(id));
-                    if entry.metadata.is_file() && is_first {
-                        open(&entry)?;
-                        bytes += entry.metadata.len();
-                    }
-                    files += u64::from(!entry.metadata.is_dir());
-                    Ok(())
-                },
-                |warning| warnings.push(warning),
-            )?;
+        for (number, source) in list.iter().enumerate() {
+            walk(source, options.dereference, |entry| {
+                recorder.add(number, &entry)?;
+                if entry.is_socket() {
+                    warnings.push(Warning::Socket(entry.path));
+                    return Ok(());
+                }
+                // Another name of a file is sent as a link to the first.
+                let is_first = entry.link_identity().is_none_or(|id| linked.insert(id));
+                if entry.metadata.is_file() && is_first {
+                    open(&entry)?;
+                    bytes += entry.metadata.len();
+                }
+                files += u64::from(!entry.metadata.is_dir());
+                Ok(())
+            })?;
         }
-        (sources.files, sources.bytes, sources.warnings) = (files, bytes, warnings);
-        Ok(sources)
+        Ok(Self {
+            list,
+            options,
+            files,
+            bytes,
+            warnings,
+            manifest: recorder.finish()?,
+        })
     }
 }
 

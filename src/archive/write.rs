@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use tar::{Builder, EntryType, Header};
 
 use super::compress::{Compression, Encoder};
+use super::manifest::Standing;
 use super::sink::{Sink, SinkError};
 use super::sources::{Options, Sources, open};
 use super::walk::{Entry, walk};
@@ -24,6 +25,9 @@ use super::{ArchiveError, Warning};
 pub trait Listener {
     /// This is what is sent next, the `number`th of what is no directory.
     fn file(&mut self, number: u64, path: &Path);
+
+    /// This entry is sent next, a directory too.
+    fn entry(&mut self, entry: &Entry);
 
     /// So many bytes of files have been sent in all.
     fn bytes(&mut self, sent: u64);
@@ -44,30 +48,44 @@ pub struct Sent {
 /// Writes everything as one archive.
 ///
 /// # Errors
-/// A file cannot be read (any more), or the archive is not taken. What has been
-/// written until then is no whole archive.
+/// An entry cannot be read, was checked and is gone, or is of another kind than when
+/// it was checked; or the archive is not taken. What has been written until then is no
+/// whole archive.
 pub fn write(
-    sources: &Sources,
+    sources: &mut Sources,
     out: &mut dyn Sink,
     listener: &mut dyn Listener,
 ) -> Result<Sent, ArchiveError> {
+    let options = sources.options;
     let mut writer = Writer {
         builder: Builder::new(out),
-        options: sources.options,
+        options,
         links: HashMap::new(),
         sent: Sent::default(),
     };
-    for source in &sources.list {
-        // It has been warned of these when they were checked.
-        let dereference = sources.options.dereference;
-        walk(
-            source,
-            dereference,
-            |entry| writer.add(&entry, listener),
-            drop,
-        )?;
+    let mut comparison = sources.manifest.compare()?;
+    let mut added: Option<(PathBuf, u64)> = None;
+    for (number, source) in sources.list.iter().enumerate() {
+        walk(source, options.dereference, |entry| {
+            let is_new = comparison.meet(number, &entry)? == Standing::New;
+            if entry.is_socket() {
+                // The check has warned of the others.
+                if is_new {
+                    listener.warn(Warning::Socket(entry.path));
+                }
+                return Ok(());
+            }
+            if is_new {
+                added.get_or_insert((entry.path.clone(), 0)).1 += 1;
+            }
+            writer.add(&entry, listener)
+        })?;
     }
+    comparison.finish()?;
     writer.builder.finish().map_err(ArchiveError::NotTaken)?;
+    if let Some((first, count)) = added {
+        listener.warn(Warning::Added { first, count });
+    }
     Ok(writer.sent)
 }
 
@@ -96,6 +114,7 @@ impl Writer<'_> {
             self.sent.files += 1;
             listener.file(self.sent.files, &entry.path);
         }
+        listener.entry(entry);
         if let Some(identity) = entry.link_identity() {
             if let Some(first) = self.links.get(&identity).cloned() {
                 return self.add_link(entry, EntryType::Link, &first);

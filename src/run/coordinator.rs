@@ -10,8 +10,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use crate::event::{NodeId, ToolEnd, ToolEvent};
 use crate::remote::protocol::{MAX_WAITING, Prefix};
@@ -19,6 +20,10 @@ use crate::remote::protocol::{MAX_WAITING, Prefix};
 /// How much may be said before START. All of it goes into each inbox at once, and
 /// must leave room there.
 const MAX_EARLY: usize = MAX_WAITING / 2;
+
+/// How long after START the first SYNC or end of a tool is waited for. A plain command
+/// that reads its stdin says and ends nothing.
+const LONGEST_SILENCE: Duration = Duration::from_secs(10);
 
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +37,9 @@ pub(super) enum Action {
     /// one that has failed. (What it says while it is being ended may cause this
     /// again.)
     Stop(NodeId),
+    /// Say that no tool has said SYNC or ended for [`LONGEST_SILENCE`] after START.
+    /// Comes once.
+    TellSilence,
 }
 
 /// Where a tool is.
@@ -63,7 +71,19 @@ pub(super) struct Coordinator {
     /// Broadcasts from before START, when some tools could not get them yet.
     early: Vec<Arc<[u8]>>,
     early_bytes: usize,
+    silence: Silence,
     is_cancelled: bool,
+}
+
+/// Whether any tool has said SYNC or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// None has, and START is still to come.
+    BeforeStart,
+    /// None has, which is to be told then.
+    Until(Instant),
+    /// One has, or it has been told that none has.
+    Over,
 }
 
 impl Coordinator {
@@ -89,15 +109,43 @@ impl Coordinator {
             is_loose,
             early: Vec::new(),
             early_bytes: 0,
+            silence: Silence::BeforeStart,
             is_cancelled: false,
         }
     }
 
     /// Takes an event. What is to be done about it is to be done in this order.
-    pub(super) fn on(&mut self, event: ToolEvent) -> Vec<Action> {
+    pub(super) fn on(&mut self, event: ToolEvent, now: Instant) -> Vec<Action> {
         if self.is_cancelled {
             return Vec::new();
         }
+        let was_complete = self.unstarted == 0;
+        let actions = self.react(event);
+        if !was_complete && self.unstarted == 0 && self.silence == Silence::BeforeStart {
+            self.silence = Silence::Until(now + LONGEST_SILENCE);
+        }
+        actions
+    }
+
+    /// When [`Self::tick`] is to be called.
+    #[must_use]
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        match self.silence {
+            Silence::Until(then) if !self.is_cancelled => Some(then),
+            _ => None,
+        }
+    }
+
+    /// Does what is due by now.
+    pub(super) fn tick(&mut self, now: Instant) -> Vec<Action> {
+        if self.alarm().is_none_or(|then| now < then) {
+            return Vec::new();
+        }
+        self.silence = Silence::Over;
+        vec![Action::TellSilence]
+    }
+
+    fn react(&mut self, event: ToolEvent) -> Vec<Action> {
         match event {
             ToolEvent::Started(node) => self.started(node),
             ToolEvent::Sync(node, description) => {
@@ -163,6 +211,7 @@ impl Coordinator {
         if tool.phase != Phase::Running {
             return Vec::new();
         }
+        self.silence = Silence::Over;
         let text = self.prefix.broadcast(&tool.node, description);
         if self.unstarted == 0 {
             return self.broadcast(&text);
@@ -180,6 +229,9 @@ impl Coordinator {
             None | Some(Phase::Ended) => return Vec::new(),
             Some(phase) => phase == Phase::Waiting,
         };
+        if !was_waiting {
+            self.silence = Silence::Over;
+        }
         self.enter(node, Phase::Ended);
         if end == ToolEnd::Failed && !self.is_loose {
             self.is_cancelled = true;
@@ -214,10 +266,17 @@ pub(super) fn spawn(
     thread::Builder::new()
         .name("coordinator".into())
         .spawn(move || {
-            while !coordinator.is_over()
-                && let Ok(event) = events.recv()
-            {
-                coordinator.on(event).into_iter().for_each(&mut act);
+            while !coordinator.is_over() {
+                let event = match coordinator.alarm() {
+                    Some(alarm) => events.recv_deadline(alarm),
+                    None => events.recv().map_err(RecvTimeoutError::from),
+                };
+                let actions = match event {
+                    Ok(event) => coordinator.on(event, Instant::now()),
+                    Err(RecvTimeoutError::Timeout) => coordinator.tick(Instant::now()),
+                    Err(RecvTimeoutError::Disconnected) => break,
+                };
+                actions.into_iter().for_each(&mut act);
             }
         })
         .map(drop)

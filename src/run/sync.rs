@@ -8,7 +8,7 @@ use crossbeam_channel::unbounded;
 use crate::cluster::job::{Job, Order, Protocol};
 use crate::config::{Placing, Sync};
 use crate::error::Tree;
-use crate::event::{Level, NodeId, Status};
+use crate::event::{Level, Log, NodeId, Status};
 use crate::exit_status::ExitStatus;
 use crate::hosts::fold;
 use crate::output::{Message, summary};
@@ -132,6 +132,7 @@ impl Run {
                 courier.order(order);
             }
         };
+        let display = self.outlets.display.clone();
         // Unbounded, see `Protocol`.
         let (events, received) = unbounded();
         coordinator::spawn(machine, received, move |action| match action {
@@ -140,6 +141,10 @@ impl Run {
             Action::Stop(node) => {
                 let reason = "the sync tool said too much before all others had been started";
                 tell(node, Order::FailTool(reason.into()));
+            }
+            Action::TellSilence => {
+                let hint = "no sync tool has said SYNC yet; a plain command needs -m";
+                display.log(Level::Info, hint.into());
             }
         })
         .map_err(|error| {

@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::archive::compress::{Compression, Encoder};
 use crate::archive::sources::Sources;
-use crate::archive::write::{self, Listener};
+use crate::archive::walk::Entry;
+use crate::archive::write::{self, Listener, Sent};
 use crate::archive::{ArchiveError, Warning};
 use crate::cluster::fan_out::FanOut;
 use crate::cluster::job::{Job, JobKind, Order};
@@ -86,8 +87,7 @@ impl Run {
             self.states[node.0] = State::Uploading;
         }
         let compression = upload.compression;
-        let (files, bytes) = (upload.sources.files, upload.sources.bytes);
-        self.send(upload, stream, takers.len())?;
+        let sent = self.send(upload, stream, takers.len())?;
         let is_uploading = |state: &State| matches!(state, State::Uploading);
         while self.states.iter().any(is_uploading) {
             self.next_event(None)?;
@@ -98,8 +98,11 @@ impl Run {
             state => state.outcome().is_some_and(Outcome::is_ok),
         };
         let taken = takers.iter().filter(has_taken).count();
-        if taken > 0 {
-            self.log(Level::Info, done(files, bytes, taken, begun.elapsed()));
+        // A host that has taken all of it did so after this was told.
+        if taken > 0
+            && let Ok(sent) = sent.try_recv()
+        {
+            self.log(Level::Info, done(sent, taken, begun.elapsed()));
         }
         Ok(())
     }
@@ -194,19 +197,31 @@ impl Run {
     }
 
     /// Starts the thread that makes the archive. It is never waited for: the
-    /// nodes say what became of it.
-    fn send(&self, upload: Upload, stream: Stream, takers: usize) -> Result<(), Stop> {
+    /// nodes say what became of it. It tells what was sent before the archive ends.
+    fn send(
+        &self,
+        mut upload: Upload,
+        stream: Stream,
+        takers: usize,
+    ) -> Result<Receiver<Sent>, Stop> {
+        // Room for the one thing that is told.
+        let (sender, sent) = bounded(1);
         let mut teller = Teller {
             display: self.outlets.display.clone(),
             files: upload.sources.files,
             bytes: upload.sources.bytes,
             nodes: takers,
             told: None,
+            names: 0,
+            sent: sender,
         };
         thread::Builder::new()
             .name("feeder".into())
-            .spawn(move || feed(&upload.sources, upload.compression, stream, &mut teller))
-            .map(drop)
+            .spawn(move || {
+                let compression = upload.compression;
+                feed(&mut upload.sources, compression, stream, &mut teller);
+            })
+            .map(|_| sent)
             .map_err(|error| {
                 let tree = Tree::new("can't start another thread");
                 Stop::Local(tree.because(Tree::from_error(&error)))
@@ -221,7 +236,12 @@ fn run_directory_id() -> Arc<str> {
 }
 
 /// Makes the archive. What goes wrong with it, all nodes are told.
-fn feed(sources: &Sources, compression: Option<Compression>, stream: Stream, teller: &mut Teller) {
+fn feed(
+    sources: &mut Sources,
+    compression: Option<Compression>,
+    stream: Stream,
+    teller: &mut Teller,
+) {
     let mut encoder = match Encoder::new(compression, stream) {
         Ok(encoder) => encoder,
         // The stream has gone with it, which the nodes notice.
@@ -231,8 +251,12 @@ fn feed(sources: &Sources, compression: Option<Compression>, stream: Stream, tel
         }
     };
     match write::write(sources, &mut encoder, teller) {
-        // Nobody is left to be told where this fails.
-        Ok(_) => drop(encoder.finish().and_then(Stream::finish)),
+        Ok(sent) => {
+            // Main may have ended the run.
+            let _ = teller.sent.send(sent);
+            // Nobody is left to be told where this fails.
+            drop(encoder.finish().and_then(Stream::finish));
+        }
         Err(ArchiveError::NotTaken(_)) => {}
         Err(error) => encoder.get_mut().break_off(&Tree::from_error(&error)),
     }
@@ -247,6 +271,24 @@ struct Teller {
     nodes: usize,
     /// When the progress was told last.
     told: Option<Instant>,
+    /// How many names have been given to the printer.
+    names: u64,
+    sent: Sender<Sent>,
+}
+
+impl Teller {
+    /// Logs a line with a name, and waits for the printer once in [`NAMES`] of them:
+    /// names must not pile up while nobody reads them.
+    fn name(&mut self, level: Level, text: String) {
+        self.display.log(level, text.into());
+        self.names += 1;
+        if self.names.is_multiple_of(NAMES) {
+            let (sender, done) = bounded(1);
+            self.display.send(Message::Flush(sender));
+            // Without a printer nothing piles up.
+            let _ = done.recv();
+        }
+    }
 }
 
 impl Listener for Teller {
@@ -254,16 +296,18 @@ impl Listener for Teller {
         if !self.display.enabled(Level::Info) {
             return;
         }
-        let (files, path) = (self.files, path.display());
+        let (files, path) = (self.files.max(number), path.display());
         let text = format!("{number:>5}/{files} sending file: '{path}'");
-        self.display.log(Level::Info, text.into());
-        if number.is_multiple_of(NAMES) {
-            // Names must not pile up while nobody reads them.
-            let (sender, done) = bounded(1);
-            self.display.send(Message::Flush(sender));
-            // Without a printer nothing piles up.
-            let _ = done.recv();
+        self.name(Level::Info, text);
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        if !self.display.enabled(Level::Debug) {
+            return;
         }
+        let slash = if entry.metadata.is_dir() { "/" } else { "" };
+        let text = format!("{{tar}} {}{slash}", entry.name.display());
+        self.name(Level::Debug, text);
     }
 
     fn bytes(&mut self, sent: u64) {
@@ -272,6 +316,8 @@ impl Listener for Teller {
         }
         let now = Instant::now();
         let is_due = self.told.is_none_or(|told| now >= told + OFTEN_ENOUGH);
+        // Files may have grown since they were counted, and new ones come.
+        let total = self.bytes.max(sent);
         if is_due || sent == self.bytes {
             self.told = Some(now);
             self.display.progress(Progress {
@@ -279,7 +325,7 @@ impl Listener for Teller {
                 done: 0,
                 total: self.nodes,
                 failed: 0,
-                bytes: Some((sent, self.bytes)),
+                bytes: Some((sent, total)),
             });
         }
     }
@@ -290,7 +336,8 @@ impl Listener for Teller {
 }
 
 /// `3 files (1.5 MiB) uploaded to 8 nodes in 0.4s`.
-fn done(files: u64, bytes: u64, nodes: usize, time: Duration) -> String {
+fn done(sent: Sent, nodes: usize, time: Duration) -> String {
+    let Sent { files, bytes } = sent;
     let s = if files == 1 { "" } else { "s" };
     format!(
         "{files} file{s} ({}) uploaded to {} in {:.1}s",
@@ -333,9 +380,10 @@ mod tests {
     #[test]
     fn what_was_done_is_one_sentence() {
         let time = Duration::from_millis(440);
-        let text = done(1, 100, 1, time);
+        let sent = |files, bytes| Sent { files, bytes };
+        let text = done(sent(1, 100), 1, time);
         assert_eq!(text, "1 file (100 B) uploaded to 1 node in 0.4s");
-        let text = done(3, 4096, 8, time);
+        let text = done(sent(3, 4096), 8, time);
         assert_eq!(text, "3 files (4.0 KiB) uploaded to 8 nodes in 0.4s");
     }
 }

@@ -1,7 +1,7 @@
 //! SSH: everything that calls libssh2, and nothing else does.
 //!
 //! [`transport`] makes a connection, [`session`] owns a libssh2 session on it
-//! and does all the waiting, [`host_keys`] decides whether the server is the
+//! and does all the waiting, [`algorithms`] has what it offers, [`host_keys`] decides whether the server is the
 //! right one, [`auth`] logs in (with the keys of [`keys`], through [`sign`]),
 //! [`process`] runs one remote command on a channel. `cluster` puts them together,
 //! one thread per host.
@@ -17,6 +17,7 @@
 //!   continued: they are sent only while the socket takes data.
 //! - It has no time-outs of its own in this mode.
 
+mod algorithms;
 pub mod auth;
 pub mod host_keys;
 pub mod keys;

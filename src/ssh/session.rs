@@ -17,6 +17,7 @@ use ssh2::{BlockDirections, DisconnectCode, ErrorCode, MethodType};
 use crate::error::Tree;
 use crate::event::{HostKey, Level, Log};
 use crate::hosts::{Liveness, known_hosts};
+use crate::ssh::algorithms::Offer;
 use crate::ssh::transport::Transport;
 use crate::ssh::wait::{Interrupted, WaitLimit, poll_until};
 use crate::wake::Wakeup;
@@ -27,33 +28,6 @@ const SHORTEST_KEEP_ALIVE: Duration = Duration::from_millis(2_100);
 
 /// Characters of a server's greeting that are shown.
 const LONGEST_GREETING: usize = 200;
-
-/// Cheap key exchanges first: the modular groups cost 15 times as much as a
-/// curve.
-const KEX: &str = "curve25519-sha256,curve25519-sha256@libssh.org,\
-                   ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521,\
-                   diffie-hellman-group14-sha256,\
-                   diffie-hellman-group16-sha512,diffie-hellman-group18-sha512,\
-                   diffie-hellman-group-exchange-sha256";
-
-/// libssh2 feeds AES one block at a time, so that ChaCha20 costs least here.
-const CIPHERS: &str = "chacha20-poly1305@openssh.com,\
-                       aes256-ctr,aes192-ctr,aes128-ctr,\
-                       aes256-gcm@openssh.com,aes128-gcm@openssh.com";
-
-const MACS: &str = "hmac-sha2-256-etm@openssh.com,hmac-sha2-512-etm@openssh.com,\
-                    hmac-sha2-256,hmac-sha2-512,hmac-sha1-etm@openssh.com,hmac-sha1";
-
-/// Host-key algorithms, the cheapest and safest first. No certificates: nothing
-/// here checks them, and the default of libssh2 would put them in front.
-const HOST_KEYS: [&str; 6] = [
-    "ssh-ed25519",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ecdsa-sha2-nistp521",
-    "rsa-sha2-512",
-    "rsa-sha2-256",
-];
 
 /// Breaks a connection off from another thread.
 ///
@@ -183,8 +157,7 @@ fn describe(error: &ssh2::Error) -> String {
 pub struct Session {
     inner: ssh2::Session,
     transport: Arc<Transport>,
-    /// The types of host keys that we take, the known ones first.
-    host_keys: String,
+    offer: Offer,
     liveness: Liveness,
     last_heard: Instant,
     last_probe: Instant,
@@ -228,17 +201,7 @@ impl Session {
         let mut inner = ssh2::Session::new().map_err(lost)?;
         inner.set_tcp_stream(Arc::clone(&transport));
         inner.set_blocking(false);
-        let host_keys = host_key_preference(known_types);
-        for (method, preference) in [
-            (MethodType::Kex, KEX),
-            (MethodType::HostKey, &host_keys),
-            (MethodType::CryptCs, CIPHERS),
-            (MethodType::CryptSc, CIPHERS),
-            (MethodType::MacCs, MACS),
-            (MethodType::MacSc, MACS),
-        ] {
-            inner.method_pref(method, preference).map_err(lost)?;
-        }
+        let offer = Offer::set(&inner, known_types).map_err(lost)?;
         // When one is due is decided in `tend`; this is the least that libssh2
         // lets pass between two.
         inner.set_keepalive(true, 1);
@@ -246,7 +209,7 @@ impl Session {
         Ok(Self {
             inner,
             transport,
-            host_keys,
+            offer,
             liveness,
             last_heard: now,
             last_probe: now,
@@ -312,12 +275,7 @@ impl Session {
 
     /// What we offer to the server, in our order.
     fn log_preferences(&self, log: &dyn Log) {
-        for (what, list) in [
-            ("key exchange", KEX),
-            ("host keys", self.host_keys.as_str()),
-            ("ciphers", CIPHERS),
-            ("MACs", MACS),
-        ] {
+        for (what, list) in self.offer.lists() {
             log.log(Level::Trace, format!("we offer as {what}: {list}").into());
         }
     }
@@ -591,22 +549,6 @@ impl Drop for Session {
     }
 }
 
-/// The algorithms to ask for, those of known keys first. An RSA key is recorded
-/// as `ssh-rsa` and shown under the names of RFC 8332.
-fn host_key_preference(known_types: &[String]) -> String {
-    let is_known = |algorithm: &str| {
-        let kind = if algorithm.starts_with("rsa-") {
-            "ssh-rsa"
-        } else {
-            algorithm
-        };
-        known_types.iter().any(|known| known == kind)
-    };
-    let mut algorithms = HOST_KEYS.to_vec();
-    algorithms.sort_by_key(|algorithm| !is_known(algorithm));
-    algorithms.join(",")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -619,12 +561,5 @@ mod tests {
         assert_eq!(told, "unknown error -50 of libssh2");
         let number = ffi::LIBSSH2_ERROR_TIMEOUT;
         assert_eq!(text(number, "Timed out"), "timed out");
-    }
-
-    #[test]
-    fn types_of_known_keys_are_asked_for_first() {
-        let preference = host_key_preference(&["ssh-rsa".to_owned()]);
-        assert!(preference.starts_with("rsa-sha2-512,rsa-sha2-256,ssh-ed25519,"));
-        assert!(host_key_preference(&[]).starts_with("ssh-ed25519,"));
     }
 }

@@ -146,6 +146,16 @@ fn every_tool_is_told_who_is_there_and_that_all_have_started() {
 }
 
 #[test]
+fn a_plain_command_that_waits_as_a_sync_tool_is_told_of() {
+    let hint = "[INFO] no sync tool has said SYNC yet; a plain command needs -m\n";
+    let running = orgalorg(&HOSTS, all(&["-n", "cat", "-S", "--no-upload"])).spawn();
+    wait_until(hint, LIMIT, || running.stderr().contains(hint));
+    running.signal("INT");
+    let stderr = running.finish().stderr();
+    assert_eq!(stderr.matches("no sync tool").count(), 1, "{stderr}");
+}
+
+#[test]
 fn nodes_are_named_in_target_order_and_skipped_ones_are_not() {
     let arguments = [
         "-y",

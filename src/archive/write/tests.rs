@@ -27,6 +27,7 @@ const TARS: [(&[&str], bool); 3] = [
 #[derive(Default)]
 struct Heard {
     files: Vec<String>,
+    entries: Vec<PathBuf>,
     bytes: u64,
     warnings: Vec<Warning>,
     /// Done when the first file is announced.
@@ -39,6 +40,10 @@ impl Listener for Heard {
         if let Some(trick) = self.trick.take() {
             trick();
         }
+    }
+
+    fn entry(&mut self, entry: &Entry) {
+        self.entries.push(entry.name.clone());
     }
 
     fn bytes(&mut self, sent: u64) {
@@ -85,10 +90,10 @@ fn looks(root: &Path, knows_times: bool) -> BTreeMap<PathBuf, Looks> {
 }
 
 fn archive(paths: &[PathBuf], options: Options) -> (Vec<u8>, Heard) {
-    let sources = Sources::check(paths, options).expect("sources");
+    let mut sources = Sources::check(paths, options).expect("sources");
     let mut heard = Heard::default();
     let mut archive = Vec::new();
-    let sent = write(&sources, &mut archive, &mut heard).expect("an archive");
+    let sent = write(&mut sources, &mut archive, &mut heard).expect("an archive");
     assert_eq!((sent.files, sent.bytes), (sources.files, sources.bytes));
     (archive, heard)
 }
@@ -261,12 +266,12 @@ fn changed(change: impl FnOnce(&Path) + 'static) -> (Result<Sent, ArchiveError>,
     let (first, second) = (zoo.path().join("first"), zoo.path().join("second"));
     fs::write(&first, "1").expect("writable");
     fs::write(&second, vec![2; 100_000]).expect("writable");
-    let sources = Sources::check(&[first, second.clone()], PLAIN).expect("sources");
+    let mut sources = Sources::check(&[first, second.clone()], PLAIN).expect("sources");
     let mut heard = Heard {
         trick: Some(Box::new(move || change(&second))),
         ..Heard::default()
     };
-    (write(&sources, &mut Vec::new(), &mut heard), heard)
+    (write(&mut sources, &mut Vec::new(), &mut heard), heard)
 }
 
 #[test]
@@ -289,8 +294,122 @@ fn a_file_that_goes_or_becomes_something_else_is_named() {
         let made = Command::new("mkfifo").arg(path).status();
         assert!(made.expect("mkfifo").success());
     });
-    // What is found then is a FIFO, and is sent as one.
-    assert_eq!(result.expect("an archive").bytes, 1);
+    let error = result.expect_err("it is a FIFO").to_string();
+    assert!(
+        error.contains("replaced by something of another kind"),
+        "{error}"
+    );
+}
+
+/// Checks a tree of files, changes it, and writes the archive.
+fn changed_before(
+    files: &[&str],
+    change: impl FnOnce(&Path),
+) -> (Result<Sent, String>, Heard, tempfile::TempDir) {
+    let zoo = tempfile::tempdir().expect("tempdir");
+    for file in files {
+        let path = zoo.path().join(file);
+        fs::create_dir_all(path.parent().expect("below")).expect("writable");
+        fs::write(path, "x").expect("writable");
+    }
+    let mut sources = Sources::check(&[zoo.path().join("z")], PLAIN).expect("sources");
+    change(zoo.path());
+    let mut heard = Heard::default();
+    let result = write(&mut sources, &mut Vec::new(), &mut heard);
+    (result.map_err(|error| error.to_string()), heard, zoo)
+}
+
+#[test]
+fn an_entry_that_is_gone_before_its_turn_fails_the_upload() {
+    let files = ["z/a/1", "z/b/1", "z/b/2", "z/c"];
+    for gone in ["z/a/1", "z/b", "z/b/1", "z/c"] {
+        let (result, _, zoo) = changed_before(&files, |zoo| {
+            let path = zoo.join(gone);
+            let removed = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+            removed.expect("writable");
+        });
+        let path = zoo.path().join(gone);
+        let expected = format!(
+            "can't upload '{}': it was removed after the check",
+            path.display()
+        );
+        assert_eq!(result, Err(expected));
+    }
+}
+
+#[test]
+fn an_entry_of_another_kind_fails_the_upload() {
+    let (result, _, zoo) = changed_before(&["z/a", "z/b"], |zoo| {
+        fs::remove_file(zoo.join("z/b")).expect("writable");
+        symlink("a", zoo.join("z/b")).expect("writable");
+    });
+    let error = result.expect_err("it is a link");
+    let path = zoo.path().join("z/b").display().to_string();
+    assert!(
+        error.contains(&path) && error.contains("another kind"),
+        "{error}"
+    );
+}
+
+#[test]
+fn new_entries_are_sent_and_counted_and_warned_of_once() {
+    let (result, heard, zoo) = changed_before(&["z/b"], |zoo| {
+        fs::create_dir(zoo.join("z/a")).expect("writable");
+        fs::write(zoo.join("z/a/1"), "12").expect("writable");
+        fs::write(zoo.join("z/c"), "345").expect("writable");
+    });
+    assert_eq!(result, Ok(Sent { files: 3, bytes: 6 }));
+    let first = zoo.path().join("z/a");
+    assert_eq!(heard.warnings, [Warning::Added { first, count: 3 }]);
+    let names = heard
+        .entries
+        .iter()
+        .map(|name| name.strip_prefix(clean(zoo.path())).unwrap());
+    let names: Vec<_> = names.map(|name| name.to_str().unwrap()).collect();
+    assert_eq!(names, ["z", "z/a", "z/a/1", "z/b", "z/c"]);
+}
+
+fn clean(path: &Path) -> &Path {
+    path.strip_prefix("/").expect("absolute")
+}
+
+#[test]
+fn sockets_that_come_and_go_are_no_failure() {
+    use std::os::unix::net::UnixListener;
+    let (result, heard, zoo) = changed_before(&["z/a"], |zoo| {
+        UnixListener::bind(zoo.join("z/socket")).expect("a socket");
+    });
+    assert_eq!(result, Ok(Sent { files: 1, bytes: 1 }));
+    assert_eq!(
+        heard.warnings,
+        [Warning::Socket(zoo.path().join("z/socket"))]
+    );
+}
+
+#[test]
+fn the_order_of_names_in_a_directory_does_not_matter() {
+    let names = ["z/b", "z/a", "z/d/2", "z/d/1", "z/c"];
+    let [first, second] = [false, true].map(|is_reverse| {
+        let zoo = tempfile::tempdir().expect("tempdir");
+        let mut names = names.to_vec();
+        if is_reverse {
+            names.reverse();
+        }
+        fs::create_dir_all(zoo.path().join("z/d")).expect("writable");
+        for name in &names {
+            fs::write(zoo.path().join(name), name).expect("writable");
+        }
+        for name in names.iter().chain(&["z/d", "z"]) {
+            set(&zoo.path().join(name), 0o755, "2001-01-01 00:00:00");
+        }
+        let mut sources = Sources::check(&[zoo.path().join("z")], PLAIN).expect("sources");
+        // The same name for both.
+        sources.list[0].name = "z".into();
+        let mut archive = Vec::new();
+        write(&mut sources, &mut archive, &mut Heard::default()).expect("an archive");
+        archive
+    });
+    assert!(first == second);
 }
 
 /// Cuts the file off, or makes it longer, when a part of it has been read.
@@ -302,6 +421,8 @@ struct Meddler {
 
 impl Listener for Meddler {
     fn file(&mut self, _: u64, _: &Path) {}
+
+    fn entry(&mut self, _: &Entry) {}
 
     fn bytes(&mut self, sent: u64) {
         if sent > 0 {
@@ -320,13 +441,13 @@ fn meddled(length: u64) -> (Result<Sent, ArchiveError>, PathBuf, Vec<Warning>) {
     let zoo = tempfile::tempdir().expect("tempdir");
     let path = zoo.path().join("file");
     fs::write(&path, vec![2; 1_000_000]).expect("writable");
-    let sources = Sources::check(std::slice::from_ref(&path), PLAIN).expect("sources");
+    let mut sources = Sources::check(std::slice::from_ref(&path), PLAIN).expect("sources");
     let mut meddler = Meddler {
         path: path.clone(),
         length,
         warnings: Vec::new(),
     };
-    let result = write(&sources, &mut Vec::new(), &mut meddler);
+    let result = write(&mut sources, &mut Vec::new(), &mut meddler);
     (result, path, meddler.warnings)
 }
 

@@ -25,7 +25,7 @@ fn sync(node: NodeId, text: &str) -> ToolEvent {
 fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = ToolEvent>) -> Vec<String> {
     let mut lines = Vec::new();
     for event in events {
-        for action in coordinator.on(event) {
+        for action in coordinator.on(event, Instant::now()) {
             match action {
                 Action::Send(node, text) => {
                     let text = String::from_utf8_lossy(&text).into_owned();
@@ -36,6 +36,7 @@ fn play(coordinator: &mut Coordinator, events: impl IntoIterator<Item = ToolEven
                 }
                 Action::Cancel(node) => lines.push(format!("cancel {}", node.0)),
                 Action::Stop(node) => lines.push(format!("stop {}", node.0)),
+                Action::TellSilence => panic!("an event is no silence"),
             }
         }
     }
@@ -119,7 +120,7 @@ fn a_broadcast_goes_to_all_that_run_and_to_its_sender() {
 
 #[test]
 fn the_text_of_a_broadcast_exists_once() {
-    let actions = under_way(false).on(sync(SECOND, "drained"));
+    let actions = under_way(false).on(sync(SECOND, "drained"), Instant::now());
     let [Action::Send(_, one), Action::Send(_, other), _] = &actions[..] else {
         panic!("{actions:?}")
     };
@@ -220,6 +221,53 @@ fn who_floods_the_others_before_start_is_stopped() {
     let much = "x".repeat(1_000_000);
     let told = play(&mut coordinator, (0..9).map(|_| sync(FIRST, &much)));
     assert_eq!(told, ["stop 2"]);
+}
+
+#[test]
+fn silence_after_start_is_told_once() {
+    let begin = Instant::now();
+    let at = |seconds| begin + Duration::from_secs(seconds);
+    let mut coordinator = coordinator(false);
+    for (node, seconds) in [(FIRST, 0), (SECOND, 100)] {
+        coordinator.on(ToolEvent::Started(node), at(seconds));
+        assert_eq!(coordinator.alarm(), None);
+    }
+    coordinator.on(ToolEvent::Started(THIRD), at(200));
+    assert_eq!(coordinator.alarm(), Some(at(210)));
+    assert_eq!(coordinator.tick(at(209)), []);
+    assert_eq!(coordinator.tick(at(210)), [Action::TellSilence]);
+    assert_eq!(coordinator.alarm(), None);
+    assert_eq!(coordinator.tick(at(300)), []);
+}
+
+#[test]
+fn a_sync_or_an_end_breaks_the_silence() {
+    let now = Instant::now();
+    let started = [FIRST, SECOND, THIRD].map(ToolEvent::Started);
+    let has_alarm = |events: &[ToolEvent]| {
+        let mut coordinator = coordinator(true);
+        for event in events {
+            coordinator.on(event.clone(), now);
+        }
+        coordinator.alarm().is_some()
+    };
+    let [first, second, third] = started;
+    let end = |node| ToolEvent::Ended(node, ToolEnd::Succeeded);
+    for event in [sync(FIRST, "x"), end(FIRST)] {
+        let mut events = [first.clone(), second.clone(), third.clone()].to_vec();
+        assert!(has_alarm(&events));
+        // After START, and before it.
+        for place in [3, 1] {
+            events.insert(place, event.clone());
+            assert!(!has_alarm(&events), "{events:?}");
+            events.remove(place);
+        }
+    }
+    // A host that was lost before has no tool that could have ended.
+    assert!(has_alarm(&[first, second, end(THIRD)]));
+    let mut coordinator = under_way(false);
+    coordinator.on(ToolEvent::Ended(FIRST, ToolEnd::Failed), now);
+    assert_eq!(coordinator.alarm(), None);
 }
 
 #[test]
@@ -405,6 +453,7 @@ fn run_tools(tools: Vec<std::process::Command>) -> Vec<(bool, String)> {
             // ToolEnd of file.
             Action::Cancel(_) => inboxes.iter_mut().for_each(|inbox| *inbox = None),
             Action::Stop(node) => panic!("{node:?} has flooded nobody"),
+            Action::TellSilence => panic!("they speak"),
         }
     };
     spawn(coordinator, events, act).expect("a thread");

@@ -288,6 +288,18 @@ fn names_and_places_of_all_kinds() {
         expected.sort_unstable();
         assert_eq!(lines, expected, "{}", host.name());
     }
+    // With -v all entries are listed, as they are called on the hosts.
+    let finished = run(&hosts, "-o web1 -v -r /srv/v -U a", [""; 0])
+        .run()
+        .code(0);
+    let stderr = finished.stderr();
+    let mark = "[DEBUG] {tar} ";
+    let listed = stderr
+        .lines()
+        .filter_map(|line| Some(line.split_once(mark)?.1));
+    let base = home.join("a").display().to_string();
+    let expected = ["/", "/b/", "/b/g", "/f"].map(|name| format!("{}{name}", &base[1..]));
+    assert_eq!(listed.collect::<Vec<_>>(), expected, "{stderr}");
     // A directory of the upload that is a link to a directory there.
     shell(
         &home,

@@ -53,9 +53,10 @@ fn files_that_change_while_they_are_sent() {
     let sync = |change: &str| {
         let bytes = write_file(&hosts, "big", SIZE);
         write_file(&hosts, "second", 1000);
+        shell(&home, "rm -rf dir; mkdir dir; touch dir/{1,2,3}");
         install_slow_tar(&hosts[0], 1_000_000);
         let options = "-o ops@web[1-2] -e -m -n".split_whitespace();
-        let options = options.chain([TOOL, "-S", "big", "second"]);
+        let options = options.chain([TOOL, "-S", "big", "second", "dir"]);
         let running = orgalorg_that_may_not_read_everything(&hosts, options).spawn();
         wait_for_slow_tar(&hosts[0], &running);
         shell(&home, change);
@@ -70,6 +71,18 @@ fn files_that_change_while_they_are_sent() {
         ),
         ("rm second", "can't upload 'second'"),
         ("chmod 0 second", "can't upload 'second'"),
+        (
+            "rm dir/2",
+            "can't upload 'dir/2': it was removed after the check",
+        ),
+        (
+            "rm dir/3",
+            "can't upload 'dir/3': it was removed after the check",
+        ),
+        (
+            "rm dir/2; mkdir dir/2",
+            "can't upload 'dir/2': it was replaced by something of another kind after the check",
+        ),
     ] {
         let (finished, _) = sync(change);
         let finished = finished.code(1).says(reason).says("on all 2 nodes");
@@ -77,14 +90,28 @@ fn files_that_change_while_they_are_sent() {
         assert_not_run(&hosts);
     }
 
-    for (change, warning) in [
-        ("echo more >>big", "'big' became longer while it was sent"),
-        ("mv big old; echo new >big; rm second; echo 2 >second", ""),
+    for (change, warning, uploaded) in [
+        (
+            "echo more >>big",
+            "'big' became longer while it was sent",
+            "5 files (11.4 MiB) uploaded to 2 nodes",
+        ),
+        (
+            "mv big old; echo new >big; rm second; echo 2 >second",
+            "",
+            "5 files (11.4 MiB) uploaded to 2 nodes",
+        ),
+        (
+            "head -c 1M /dev/zero >dir/22; touch dir/4",
+            "'dir/22' and 1 more were added after the check, and were sent\n",
+            "7 files (12.4 MiB) uploaded to 2 nodes",
+        ),
     ] {
         let (finished, bytes) = sync(change);
         finished
             .code(0)
             .says(warning)
+            .says(uploaded)
             .says("the sync tool has left files in run directories");
         for host in &hosts {
             let path = run_directories(host);
