@@ -6,6 +6,9 @@
 
 mod args;
 mod look;
+mod mistakes;
+mod no_effect;
+mod older;
 mod time;
 
 use std::ffi::{OsStr, OsString};
@@ -28,7 +31,8 @@ use crate::error::Tree;
 use crate::exit_status::ExitStatus;
 use crate::hosts::{self, Address, Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness, Target};
 use crate::output::printer::OutputError;
-use crate::remote::command_line::{CommandLine, DEFAULT_SHELL, Directory, Shell};
+use crate::output::theme::Theme;
+use crate::remote::command_line::{CommandLine, Directory, Shell};
 use crate::remote::guard::{LockTarget, Make};
 use crate::remote::sudo::Nonces;
 use crate::ssh::keys::{self, KeyFile};
@@ -55,6 +59,9 @@ pub enum Early {
     Clap(clap::Error),
     /// A mistake that we found.
     Usage(Tree),
+    /// A mode, hosts or an argument are missing: the usage lines show where they
+    /// belong.
+    Missing(String),
 }
 
 impl Early {
@@ -78,6 +85,12 @@ impl Early {
                 let _ = io::stderr().write_all(text.as_bytes());
                 ExitStatus::Usage
             }
+            Self::Missing(reason) => {
+                let usage = Args::command().render_usage();
+                let text = format!("error: {reason}\n\n{usage}\n");
+                let _ = io::stderr().write_all(text.as_bytes());
+                ExitStatus::Usage
+            }
         }
     }
 }
@@ -90,6 +103,10 @@ impl<E: std::error::Error> From<E> for Early {
 
 fn usage(text: impl Into<String>) -> Early {
     Early::Usage(Tree::new(text))
+}
+
+fn missing(text: impl Into<String>) -> Early {
+    Early::Missing(text.into())
 }
 
 /// Says what went wrong when there is no printer to say it.
@@ -109,11 +126,13 @@ pub fn die_by(signal: i32) {
 /// # Errors
 /// There is nothing to run: help, version, or a mistake.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Early> {
-    let matches = Args::command()
-        .try_get_matches_from(arguments)
-        .map_err(Early::Clap)?;
+    let mut command = older::with_prefixes(Args::command());
+    let matches = command
+        .try_get_matches_from_mut(arguments)
+        .map_err(|error| mistakes::explain(error, &mut command))?;
     let args = Args::from_arg_matches(&matches).map_err(Early::Clap)?;
     Typed {
+        colors: look::last_colors(&args, &matches),
         args,
         home: std::env::home_dir(),
     }
@@ -123,6 +142,8 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Ea
 /// What was typed, and where `~` is.
 struct Typed {
     args: Args,
+    /// The last of `--colors-dark` and `--colors-light`.
+    colors: Option<Theme>,
     home: Option<PathBuf>,
 }
 
@@ -146,7 +167,7 @@ impl Typed {
             mode,
             lock: Lock {
                 is_wanted: !args.no_lock,
-                is_optional: args.no_lock || args.no_lock_fail,
+                is_optional: args.no_lock || (args.no_lock_fail && !args.lock),
                 wait: args.lock_wait.unwrap_or_default(),
                 target: self.lock_target(),
             },
@@ -161,7 +182,8 @@ impl Typed {
             threads: args.threads,
             skip_unreachable: args.no_conn_fail,
             fail_fast: args.fail_fast,
-            look: look::look(args, self.home.as_deref())?,
+            look: look::look(args, self.colors, self.home.as_deref())?,
+            warning: no_effect::warning(args, self.colors),
             targets,
         })
     }
@@ -182,12 +204,12 @@ impl Typed {
             )));
         }
         if !args.list && !args.lock && !takes_words {
-            return Err(usage(
+            return Err(missing(
                 "there is nothing to do; -C runs a command, as in: orgalorg -o web1 -C uptime (see --help)",
             ));
         }
         if args.command && args.words.is_empty() {
-            return Err(usage(
+            return Err(missing(
                 "-C needs a command, as in: orgalorg -o web1 -C uptime",
             ));
         }
@@ -207,12 +229,12 @@ impl Typed {
     fn check_files(&self) -> Result<(), Early> {
         let args = &self.args;
         if args.upload && args.words.is_empty() {
-            return Err(usage(
+            return Err(missing(
                 "-U needs files, as in: orgalorg -o web1 -r / -U /etc/motd",
             ));
         }
         if args.upload && args.root.is_none() {
-            return Err(usage(
+            return Err(missing(
                 "-U needs a directory to upload to, as in: -r / (-S uploads to one of its own)",
             ));
         }
@@ -220,7 +242,7 @@ impl Typed {
             return Err(usage("-n needs a command"));
         }
         if args.sync && args.words.is_empty() && !args.no_upload {
-            return Err(usage("-S needs files, or --no-upload"));
+            return Err(missing("-S needs files, or --no-upload"));
         }
         if let Some(word) = args.words.first().filter(|_| args.sync && args.no_upload) {
             return Err(usage(format!(
@@ -252,43 +274,25 @@ impl Typed {
         Ok(())
     }
 
-    /// Options that say something about what is not done.
+    /// Newer options about what is not done. (For those of the older program there
+    /// is a warning: `no_effect`.)
     fn check_belongings(&self) -> Result<(), Early> {
         let args = &self.args;
-        let runs = args.command || args.sync;
-        let runs_plainly = args.command || (args.sync && args.simple);
-        let uploads = args.upload || (args.sync && !args.no_upload);
-        let (files, tools) = ("-U, or -S with files", "-S");
+        let (runs, runs_plainly) = (args.runs(), args.runs_plainly());
         for (is_given, option, has_use, belongs_to) in [
-            (
-                args.stdin.is_some(),
-                "-i",
-                runs_plainly,
-                "-C, or -S with -m",
-            ),
             (args.tty, "--tty", runs_plainly, "-C, or -S with -m"),
             (args.timeout.is_some(), "--timeout", runs, "-C or -S"),
             (args.fail_fast, "--fail-fast", runs, "-C or -S"),
-            (args.shell != DEFAULT_SHELL, "--shell", runs, "-C or -S"),
-            (args.relative, "-e", uploads, files),
-            (args.dereference, "--dereference", uploads, files),
-            (args.no_preserve_uid, "--no-preserve-uid", uploads, files),
-            (args.no_preserve_gid, "--no-preserve-gid", uploads, files),
-            (args.compress.is_some(), "--compress", uploads, files),
-            (
-                args.sync_cmd != DEFAULT_SYNC.as_str(),
-                "-n",
-                args.sync,
-                tools,
-            ),
-            (!args.sync_args.is_empty(), "-g", args.sync, tools),
-            (args.simple, "-m", args.sync, tools),
-            (args.no_upload, "--no-upload", args.sync, tools),
-            (args.apply, "--apply", args.sync, tools),
+            (args.apply, "--apply", args.sync, "-S"),
         ] {
             if is_given && !has_use && !args.list {
                 return Err(usage(format!("{option} goes with {belongs_to} only")));
             }
+        }
+        if args.upload && args.no_upload {
+            return Err(usage(
+                "-U uploads files and --no-upload uploads none; leave out one of them",
+            ));
         }
         Ok(())
     }
@@ -305,7 +309,7 @@ impl Typed {
         let addresses = hosts::collect(&args.hosts, stdin, home)?;
         let excluded = hosts::collect(&args.exclude, None, home)?;
         if addresses.is_empty() {
-            return Err(usage(self.no_hosts()));
+            return Err(missing(self.no_hosts()));
         }
         let user = match &args.user {
             Some(user) => check_user(user)?,
@@ -363,7 +367,7 @@ impl Typed {
             speaks_protocol: !args.simple,
             tool_options: [
                 ("-g", !args.sync_args.is_empty()),
-                ("-i", args.stdin.is_some()),
+                ("-i", args.simple && args.stdin.is_some()),
             ]
             .into_iter()
             .filter_map(|(option, is_given)| is_given.then_some(option))
@@ -405,6 +409,7 @@ impl Typed {
             input: args
                 .stdin
                 .as_deref()
+                .filter(|_| args.runs_plainly())
                 .map(|path| open_input(&self.expand_home(path)))
                 .transpose()?,
             terminal: args.tty,
@@ -447,7 +452,7 @@ impl Typed {
             },
             None => LockTarget {
                 path: root.unwrap_or(b"/").to_vec(),
-                make: if args.upload || (args.sync && !args.no_upload) {
+                make: if args.uploads() {
                     Make::Directory
                 } else {
                     Make::Nothing

@@ -42,6 +42,8 @@ pub struct Config {
     pub fail_fast: bool,
     /// How it all looks.
     pub look: Look,
+    /// Options that have no effect, to be told when the run begins.
+    pub warning: Option<String>,
 }
 
 /// The mode.

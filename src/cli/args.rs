@@ -24,6 +24,7 @@ use crate::remote::protocol::HELP;
     version,
     disable_help_flag = true,
     disable_version_flag = true,
+    infer_long_args = true,
     override_usage = "orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       orgalorg [options] (-o <host>... | -s) -U -r <dir> <files>...\n       orgalorg [options] (-o <host>... | -s) -S [<files>... | --no-upload]\n       orgalorg [options] (-o <host>... | -s) -L",
     after_help = AFTER_HELP,
     after_long_help = format!("{AFTER_LONG_HELP}\n\nSync protocol:\n{HELP}"),
@@ -53,7 +54,7 @@ pub(super) struct Args {
     pub(super) sync: bool,
 
     /// Hold the cluster lock until interrupted
-    #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["command", "no_lock", "no_lock_fail", "stdin", "tty", "timeout"])]
+    #[arg(short = 'L', long, help_heading = "Mode", conflicts_with_all = ["command", "no_lock", "tty", "timeout"])]
     pub(super) lock: bool,
 
     /// Print the hosts, one per line, and connect to nothing
@@ -170,7 +171,7 @@ pub(super) struct Args {
     #[arg(long, help_heading = "Command")]
     pub(super) tty: bool,
 
-    /// Let the command run no longer than this on each host
+    /// Let the command run no longer than this (such as 30s or 5m) on each host
     #[arg(long, value_name = "TIME", help_heading = "Command", value_parser = time::parse)]
     pub(super) timeout: Option<Duration>,
 
@@ -252,7 +253,7 @@ pub(super) struct Args {
     ///
     /// By default every host is locked (flock(1) on -r or /) before anything is
     /// done there, so that two runs cannot get in each other's way.
-    #[arg(short = 'y', long, help_heading = "Lock", conflicts_with_all = ["no_lock_fail", "lock_file", "lock_wait"])]
+    #[arg(short = 'y', long, help_heading = "Lock", conflicts_with = "lock_wait")]
     pub(super) no_lock: bool,
 
     /// A lock that cannot be had, or is lost, is only a warning
@@ -265,7 +266,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "PATH", help_heading = "Lock")]
     pub(super) lock_file: Option<OsString>,
 
-    /// Wait this long for a lock that somebody else holds
+    /// Wait this long (such as 30s or 5m) for a lock that somebody else holds
     #[arg(long, value_name = "TIME", help_heading = "Lock", value_parser = time::parse_or_zero)]
     pub(super) lock_wait: Option<Duration>,
 
@@ -303,7 +304,7 @@ pub(super) struct Args {
     /// Output without prefixes, no warnings, no status bar
     ///
     /// Exactly the bytes that the hosts send.
-    #[arg(short = 'q', long, help_heading = "Output", conflicts_with = "verbose")]
+    #[arg(short = 'q', long, help_heading = "Output")]
     pub(super) quiet: bool,
 
     /// Say what is being done; twice: say more
@@ -327,7 +328,7 @@ pub(super) struct Args {
     pub(super) color: When,
 
     /// Colours for a dark terminal
-    #[arg(long, help_heading = "Output", conflicts_with = "colors_light")]
+    #[arg(long, help_heading = "Output")]
     pub(super) colors_dark: bool,
 
     /// Colours for a light terminal
@@ -355,7 +356,7 @@ pub(super) struct Args {
         value_name = "TIME",
         help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
         default_value = "10000",
-        value_parser = time::parse
+        value_parser = |text: &str| time::parse_older("connection timeout", text)
     )]
     pub(super) conn_timeout: Duration,
 
@@ -366,7 +367,7 @@ pub(super) struct Args {
         value_name = "TIME",
         help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
         default_value = "60000",
-        value_parser = time::parse
+        value_parser = |text: &str| time::parse_older("send timeout", text)
     )]
     pub(super) send_timeout: Duration,
 
@@ -379,7 +380,7 @@ pub(super) struct Args {
         value_name = "TIME",
         help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
         default_value = "60000",
-        value_parser = time::parse
+        value_parser = |text: &str| time::parse_older("receive timeout", text)
     )]
     pub(super) recv_timeout: Duration,
 
@@ -393,7 +394,7 @@ pub(super) struct Args {
         value_name = "TIME",
         help_heading = "Time limits (in ms, or as 500ms, 30s, 5m)",
         default_value = "10000",
-        value_parser = time::parse
+        value_parser = |text: &str| time::parse_older("keep alive time", text)
     )]
     pub(super) keep_alive: Duration,
 
@@ -436,6 +437,23 @@ Exit status:
   130, 143, 129
        ended by SIGINT, SIGTERM, SIGHUP
   Where several apply, the first of 5, 4, 3, 1 counts.";
+
+impl Args {
+    /// Something is run on the hosts.
+    pub(super) fn runs(&self) -> bool {
+        self.command || self.sync
+    }
+
+    /// What is run speaks no sync protocol, so that its stdin is free.
+    pub(super) fn runs_plainly(&self) -> bool {
+        self.command || (self.sync && self.simple)
+    }
+
+    /// Files are sent to the hosts.
+    pub(super) fn uploads(&self) -> bool {
+        self.upload || (self.sync && !self.no_upload)
+    }
+}
 
 /// `--host-keys`
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -487,6 +505,9 @@ impl From<When> for Color {
 fn threads(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(number @ 1..=10_000) => Ok(number),
-        _ => Err("write a number from 1 to 10000".into()),
+        // The beginning is what the older program said.
+        _ => Err(format!(
+            "can't parse threads count: '{text}': write a number from 1 to 10000"
+        )),
     }
 }

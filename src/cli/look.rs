@@ -1,7 +1,9 @@
 //! The options about output: which of them go together, and what they mean.
 
+use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
 use rustix::fs::{Access, access};
 
 use crate::cli::args::Args;
@@ -15,15 +17,10 @@ use crate::output::{logs, status};
 /// Refuses options about output that make no sense together.
 pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
     let has_directory = args.output_dir.is_some();
-    let formats = args.bar_format.is_some() || args.log_format.is_some();
     let wrong = [
         (
             args.diff && !args.fold,
             "--diff shows how folded output differs, so it needs --fold",
-        ),
-        (
-            args.json && args.serial,
-            "--json says with each line whose it is, so -l has nothing to group",
         ),
         (
             args.json && args.fold,
@@ -36,10 +33,6 @@ pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
         (
             args.json && args.raw,
             "--raw is about what a terminal gets, and --json escapes everything; leave out one of them",
-        ),
-        (
-            args.json && formats,
-            "--json has no log lines and no status bar to format; leave out --log-format and --bar-format",
         ),
         (
             args.json && args.list,
@@ -58,8 +51,8 @@ pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
             "--fold shows output at the end, and --tty is for what is used meanwhile; take one of them",
         ),
         (
-            args.lock && (args.serial || args.fold),
-            "-L runs nothing, so there is no output to group or fold; leave out -l and --fold",
+            args.lock && args.fold,
+            "-L runs nothing, so there is no output to fold; leave out --fold",
         ),
         (
             args.lock && has_directory,
@@ -76,23 +69,32 @@ pub(super) fn check_combinations(args: &Args) -> Result<(), Early> {
     }
 }
 
+/// The last of `--colors-dark` and `--colors-light`.
+pub(super) fn last_colors(args: &Args, matches: &ArgMatches) -> Option<Theme> {
+    let place = |is_given: bool, id| is_given.then(|| matches.index_of(id)).flatten();
+    let dark = place(args.colors_dark, "colors_dark");
+    let light = place(args.colors_light, "colors_light");
+    // An option that was not given comes before all others.
+    match dark.cmp(&light) {
+        Ordering::Greater => Some(Theme::Dark),
+        Ordering::Less => Some(Theme::Light),
+        Ordering::Equal => None,
+    }
+}
+
 /// What the options mean.
-pub(super) fn look(args: &Args, home: Option<&Path>) -> Result<Look, Early> {
+pub(super) fn look(args: &Args, colors: Option<Theme>, home: Option<&Path>) -> Result<Look, Early> {
     let (bar_theme, bar_format) =
         format("--bar-format", args.bar_format.as_deref(), status::template)?;
     let (log_theme, log_format) =
         format("--log-format", args.log_format.as_deref(), logs::template)?;
-    let theme = match (args.colors_dark, args.colors_light) {
-        (true, _) => Theme::Dark,
-        (_, true) => Theme::Light,
-        _ => log_theme.or(bar_theme).unwrap_or_default(),
-    };
+    let theme = colors.or(log_theme).or(bar_theme).unwrap_or_default();
     Ok(Look {
         form: if args.json {
             Form::Json
         } else if args.fold {
             Form::Folded { diff: args.diff }
-        } else if args.serial {
+        } else if args.serial && !args.lock {
             Form::Grouped
         } else {
             Form::Text
@@ -103,10 +105,10 @@ pub(super) fn look(args: &Args, home: Option<&Path>) -> Result<Look, Early> {
             .map(|path| directory(&expand_home(path, home)))
             .transpose()?,
         theme,
-        log_format,
-        bar_format,
+        log_format: log_format.filter(|_| !args.json),
+        bar_format: bar_format.filter(|_| !args.json),
         quiet: args.quiet,
-        verbose: args.verbose,
+        verbose: if args.quiet { 0 } else { args.verbose },
         raw: args.raw,
         color: args.color.into(),
     })

@@ -160,15 +160,15 @@ impl Node {
     fn interrupted(&self, interrupted: Interrupted, when: &str) -> Outcome {
         match interrupted {
             Interrupted::Cancelled => Outcome::cancelled(),
-            Interrupted::TimedOut => Outcome::failed(
-                Status::Unreachable,
-                format!(
-                    "timed out after {}s {when}",
-                    self.endpoint.connect_timeout.as_secs_f64()
-                )
-                .into(),
-            ),
+            Interrupted::TimedOut => self.timed_out(when),
         }
+    }
+
+    /// The outcome where `--conn-timeout` was exceeded.
+    pub(super) fn timed_out(&self, when: &str) -> Outcome {
+        let limit = self.endpoint.connect_timeout.as_secs_f64();
+        let reason = format!("timed out after {limit}s {when}");
+        Outcome::failed(Status::Unreachable, reason.into())
     }
 
     /// The outcome of a failed handshake. The greeting may be the whole explanation:

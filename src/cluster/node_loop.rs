@@ -317,8 +317,8 @@ impl<'a> NodeLoop<'a> {
             };
         }
         if is_late(self.guard.as_ref().and_then(Guard::starting_limit)) {
-            let text = "timed out while getting ready to lock";
-            return Ok(Some(Outcome::failed(Status::Unreachable, text.into())));
+            let outcome = self.node.timed_out("while getting ready to lock");
+            return Ok(Some(outcome));
         }
         Ok(None)
     }

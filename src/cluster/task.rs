@@ -139,10 +139,9 @@ impl Task {
             });
         }
         if self.deadline().is_some_and(|limit| now >= limit) {
-            return Progress::ToBeEnded(Outcome {
-                status: Status::Timeout,
-                ..Outcome::cancelled()
-            });
+            let limit = self.job.timeout.unwrap_or_default().as_secs_f64();
+            let reason = format!("longer than {limit}s");
+            return Progress::ToBeEnded(Outcome::failed(Status::Timeout, reason.into()));
         }
         Progress::Running
     }

@@ -100,7 +100,8 @@ pub enum ExpressionProblem {
 /// Expands an expression such as `web[01-20].example.com,ops@db7:2222`.
 ///
 /// The order is that of the text; of several brackets the rightmost counts
-/// fastest. What is named twice is there twice.
+/// fastest. What is named twice is there twice. An address may stand in the
+/// brackets of a node, as in `[ops@db7:2222]`.
 ///
 /// # Errors
 /// Says which part cannot be understood and why, also where it would name more
@@ -114,12 +115,14 @@ pub fn expand(text: &str) -> Result<Vec<Address>, ExpressionError> {
     if text.is_empty() {
         return Err(wrong(text, ExpressionProblem::Empty));
     }
-    check_brackets(text).map_err(|problem| wrong(text, problem))?;
+    let items = || split_list(text).map(|item| without_node_brackets(trim(item)));
+    for item in items() {
+        check_brackets(item).map_err(|problem| wrong(text, problem))?;
+    }
 
     let mut templates = Vec::new();
     let mut total = 0;
-    for item in split_list(text) {
-        let item = trim(item);
+    for item in items() {
         if item.is_empty() {
             return Err(wrong(text, ExpressionProblem::EmptyItem));
         }
@@ -140,6 +143,29 @@ pub fn expand(text: &str) -> Result<Vec<Address>, ExpressionError> {
 
 fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
+}
+
+/// The address of a node that is written `[user@host:port]`, or the item as it is.
+///
+/// Other brackets, of ranges and IPv6 addresses, have no `@` after them: the user
+/// comes before these.
+fn without_node_brackets(item: &str) -> &str {
+    let Some(inside) = item
+        .strip_prefix('[')
+        .and_then(|item| item.strip_suffix(']'))
+    else {
+        return item;
+    };
+    let begins_with_user = inside
+        .split(['[', ']'])
+        .next()
+        .is_some_and(|text| text.contains('@'));
+    if begins_with_user { inside } else { item }
+}
+
+/// Whether a word is a node, `[user@host:port]`.
+pub(super) fn is_node(word: &str) -> bool {
+    without_node_brackets(word) != word
 }
 
 /// Makes sure that every bracket has its partner and none holds another, on
@@ -403,6 +429,26 @@ mod tests {
         assert_eq!(expanded("ops@db7:2222"), ["ops@db7:2222"]);
         assert_eq!(expanded("[::1]"), ["::1"]);
         assert_eq!(expanded("fe80::1%eth0"), ["fe80::1%eth0"]);
+    }
+
+    #[test]
+    fn a_node_stands_for_its_address() {
+        assert_eq!(expanded("[ops@db7:2222]"), ["ops@db7:2222"]);
+        assert_eq!(
+            expanded("[a@web1:22], [b@[::1]:22],db[1-2],[::1]:23"),
+            ["a@web1:22", "b@[::1]:22", "db1", "db2", "[::1]:23"]
+        );
+        assert_eq!(expanded("[a@web[1-2]:22]"), ["a@web1:22", "a@web2:22"]);
+        for wrong in [
+            "[a@web1:22",
+            "a@web1:22]",
+            "[a@web1:22]x",
+            "[@web1:22]",
+            "[a@]",
+            "[web1]",
+        ] {
+            refused(wrong);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use thiserror::Error;
 
 use super::address::Address;
 use super::excerpt;
-use super::expression::{ExpressionError, MAX_HOSTS, expand};
+use super::expression::{ExpressionError, MAX_HOSTS, expand, is_node};
 
 /// The longest line of a file of hosts, in bytes: enough for a list of as many
 /// hosts as a run may have, but not for all of `/dev/zero`.
@@ -206,7 +206,17 @@ fn read_line(line: &[u8]) -> Result<Vec<Address>, LineProblem> {
             text: excerpt(text),
         });
     }
-    Ok(expand(text)?)
+    Ok(expand(without_route(text))?)
+}
+
+/// The node of a line of `--list`, without what stands after it there: the name as
+/// given, and the route.
+fn without_route(line: &str) -> &str {
+    match line.split_once([' ', '\t']) {
+        // Words such as KEY=VALUE are none of these.
+        Some((node, rest)) if is_node(node) && !rest.contains('=') => node,
+        _ => line,
+    }
 }
 
 /// The line up to a `#` at its beginning or after a blank.
@@ -281,6 +291,18 @@ mod tests {
         assert_eq!(from_stdin(b"\xef\xbb\xbfweb1").unwrap(), ["web1"]);
         assert_eq!(from_stdin(b"").unwrap(), [""; 0]);
         assert_eq!(from_stdin(b"# caf\xe9\nweb1 # \xff").unwrap(), ["web1"]);
+    }
+
+    #[test]
+    fn the_lines_of_a_list_are_read_by_their_first_word() {
+        let input = b"[ops@db7:22]\n[root@[::1]:2222] router via jump1\t# core\n[a@b:1], c\n";
+        assert_eq!(
+            from_stdin(input).unwrap(),
+            ["ops@db7:22", "root@[::1]:2222", "a@b:1", "c"]
+        );
+        for wrong in ["[ops@db7:22] KEY=value", "web1 [ops@db7:22]", "web[1-2] x"] {
+            assert!(from_stdin(wrong.as_bytes()).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -221,6 +221,10 @@ mod tests {
             prop_assert_eq!(distinct.len(), found.len());
             let distinct: HashSet<_> = found.iter().map(Target::node).collect();
             prop_assert_eq!(distinct.len(), found.len());
+            for target in &found {
+                let again = targets(&target.node());
+                prop_assert_eq!(nodes(&again), [target.node()]);
+            }
         }
     }
 }

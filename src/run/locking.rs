@@ -40,7 +40,7 @@ impl Run {
             let left = config.lock.wait.saturating_sub(begun.elapsed());
             if !may_change || left.is_zero() {
                 if !config.lock.is_optional {
-                    return Err(self.refuse(&refused));
+                    return Err(self.refuse(&refused, config.lock.wait));
                 }
                 self.warn_about(&refused);
                 return self.guard(refused, None, config);
@@ -214,12 +214,15 @@ impl Run {
             .collect()
     }
 
-    fn refuse(&self, refused: &[NodeId]) -> Stop {
-        let headline = format!(
+    fn refuse(&self, refused: &[NodeId], wait: Duration) -> Stop {
+        let mut headline = format!(
             "locking {} of {} failed",
             refused.len(),
             summary::nodes(self.targets.len())
         );
+        if !wait.is_zero() {
+            headline += &format!(", --lock-wait is {}s", wait.as_secs_f64());
+        }
         let details = self.refusal_tree(refused, &headline);
         self.log(
             Level::Fatal,

@@ -168,6 +168,9 @@ fn prepare(config: &Config, console: &Outlets) -> Result<Shared, Stop> {
     if let Some(files) = displays::Displays::new(config).files() {
         files.check().map_err(Stop::Output)?;
     }
+    if let Some(warning) = &config.warning {
+        display.log(Level::Warn, warning.as_str().into());
+    }
     let known_hosts = load_known_hosts(config, display);
     let is_off = |endpoint: &Endpoint| endpoint.host_keys == HostKeyPolicy::Off;
     if config.endpoints.iter().any(is_off) {

@@ -232,10 +232,10 @@ impl Collector<'_> {
             return file.unlock(None).map_err(failed);
         }
         let path = file.path().display();
-        let passphrase = self.ask(
-            &format!("Key passphrase for '{path}': "),
-            &format!("private key '{path}' is encrypted"),
-        )?;
+        // The prompt is the older program's, for expect(1). The line above it tells
+        // several keys apart.
+        let why = format!("private key '{path}' is encrypted");
+        let passphrase = self.ask(&format!("{why}\nKey passphrase: "), &why)?;
         file.unlock(Some(&passphrase)).map_err(failed)
     }
 

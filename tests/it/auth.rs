@@ -228,7 +228,7 @@ fn a_passphrase_is_asked_for_once_and_serves_all_hosts() {
         let key = good_key(&hosts, kind, format, PASSPHRASE);
         let key = key.to_str().unwrap();
         let mut terminal = on_all(&hosts, ["-k", key, "-C", "hostname"]).on_terminal(|_| ());
-        let prompt = format!("Key passphrase for '{key}': ");
+        let prompt = format!("private key '{key}' is encrypted\r\nKey passphrase: ");
         terminal.expect(&prompt);
         assert_untouched_so_far(&hosts, &terminal);
         terminal.type_in(&format!("{PASSPHRASE}\n"));
@@ -268,7 +268,7 @@ fn a_wrong_passphrase_ends_the_run_before_any_connection() {
         let key = key.to_str().unwrap();
         for wrong in ["Correct Horse", ""] {
             let mut terminal = on_all(&hosts, ["-k", key, "-C", "true"]).on_terminal(|_| ());
-            terminal.expect("Key passphrase for");
+            terminal.expect("Key passphrase: ");
             terminal.type_in(&format!("{wrong}\n"));
             let (status, screen) = terminal.finish();
             assert_eq!(status.code(), Some(2), "{screen}");
@@ -276,7 +276,7 @@ fn a_wrong_passphrase_ends_the_run_before_any_connection() {
                 &screen,
                 &format!("invalid passphrase for private key '{key}'\r\n"),
             );
-            assert_shown_once(&screen, "Key passphrase for");
+            assert_shown_once(&screen, "Key passphrase: ");
             assert!(!screen.contains("Horse"), "{screen}");
         }
     }
@@ -446,7 +446,9 @@ fn an_encrypted_default_key_is_asked_for_where_it_is_needed() {
     let path = path.to_str().unwrap();
 
     let mut terminal = on_all(&hosts, ["-C", "hostname"]).on_terminal(|_| ());
-    terminal.expect(&format!("Key passphrase for '{path}': "));
+    terminal.expect(&format!(
+        "private key '{path}' is encrypted\r\nKey passphrase: "
+    ));
     terminal.type_in(&format!("{PASSPHRASE}\n"));
     let (status, screen) = terminal.finish();
     assert!(status.success(), "{screen}");
@@ -941,7 +943,7 @@ fn a_password_appears_nowhere() {
         "id -u; touch /tmp/here; while [ -e /tmp/here ]; do sleep 0.01; done",
     ];
     let mut terminal = on_all(&hosts, arguments).on_terminal(|_| ());
-    terminal.expect("Key passphrase for");
+    terminal.expect("Key passphrase: ");
     terminal.type_in(&format!("{PASSPHRASE}\n"));
     for prompt in ["\nPassword: ", "\nSudo password: "] {
         terminal.expect(prompt);
@@ -976,7 +978,7 @@ fn a_signal_at_a_prompt_ends_the_run_and_leaves_the_terminal_in_order() {
     let hosts = Hosts::start(1);
     let key = good_key(&hosts, "ed25519", KeyFormat::OpenSsh, PASSPHRASE);
     let prompts: [(&[&str], &str); 3] = [
-        (&["-k", key.to_str().unwrap()], "Key passphrase for"),
+        (&["-k", key.to_str().unwrap()], "Key passphrase: "),
         (&["-p"], "Password: "),
         (&["-K"], "Sudo password: "),
     ];

@@ -7,8 +7,11 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
+use crate::hosts::keys::{KeyFormat, public_key};
 use crate::hosts::{Hosts, wait_until};
-use crate::support::{Finished, LIMIT, Orgalorg, furnish_home, program, without_lock};
+use crate::support::{
+    Finished, LIMIT, Orgalorg, furnish_home, orgalorg as locking, program, without_lock,
+};
 
 /// For all tests here. Nothing but `mistakes_connect_to_nothing` connects to
 /// `quiet`.
@@ -95,8 +98,16 @@ fn mistakes_connect_to_nothing() {
         // Options that do not exist, and the nearest one that does.
         (&["--hots", "b", "-C", "true"], &["'--hots'", "'--host'"]),
         (
-            &["--thread", "3", "-C", "true"],
-            &["'--thread'", "'--threads'"],
+            &["--threds", "3", "-C", "true"],
+            &["'--threds'", "'--threads'"],
+        ),
+        (
+            &["--ver", "-C", "true"],
+            &["'--ver' is the beginning of several options: --verbose, --version"],
+        ),
+        (
+            &["--no-pres", "-C", "true"],
+            &["--no-preserve-uid, --no-preserve-gid"],
         ),
         (&["-C", "-5", "true"], &["'-5'"]),
         (&["-C", "-xj"], &["--send-timeout"]),
@@ -104,7 +115,7 @@ fn mistakes_connect_to_nothing() {
         // Numbers, times, choices.
         (
             &["-d", "0", "-C", "true"],
-            &["--threads", "'0'", "1 to 10000"],
+            &["--threads", "can't parse threads count: '0'", "1 to 10000"],
         ),
         (&["-d", "10001", "-C", "true"], &["--threads", "1 to 10000"]),
         (&["-d", "-1", "-C", "true"], &["-1"]),
@@ -127,8 +138,44 @@ fn mistakes_connect_to_nothing() {
             &["--conn-timeout", "30 days"],
         ),
         (
+            &["-c", "wazup", "-C", "true"],
+            &[
+                "--conn-timeout",
+                "can't convert specified connection timeout to number: 'wazup'",
+            ],
+        ),
+        (
+            &["--send-timeout=wazup", "-C", "true"],
+            &[
+                "--send-timeout",
+                "can't convert specified send timeout to number: 'wazup'",
+            ],
+        ),
+        (
+            &["--recv-timeout=wazup", "-C", "true"],
+            &[
+                "--recv-timeout",
+                "can't convert specified receive timeout to number: 'wazup'",
+            ],
+        ),
+        (
+            &["--keep-alive=wazup", "-C", "true"],
+            &[
+                "--keep-alive",
+                "can't convert specified keep alive time to number: 'wazup'",
+            ],
+        ),
+        (
             &["--timeout", "0", "-C", "true"],
             &["--timeout", "more than 0"],
+        ),
+        (
+            &["--timeout", "5", "-C", "true"],
+            &["--timeout", "is 5ms, 5s or 5m meant?"],
+        ),
+        (
+            &["--lock-wait=60000", "-C", "true"],
+            &["--lock-wait", "is 60000ms, 60000s or 60000m meant?"],
         ),
         (&["--timeout", "", "-C", "true"], &["--timeout"]),
         (
@@ -148,8 +195,6 @@ fn mistakes_connect_to_nothing() {
         (&["-o", "web[1-100001]", "-C", "true"], &["100000"]),
         (&["--exclude", "web[", "-C", "true"], &["'web['"]),
         // Pairs that make no sense together.
-        (&["-q", "-v", "-C", "true"], &["--quiet", "--verbose"]),
-        (&["-vq", "-C", "true"], &["--quiet", "--verbose"]),
         (&["-x", "--shell", "", "-C", "true"], &["--shell ''", "-x"]),
         (&["-K", "--shell", "", "-C", "true"], &["--shell ''", "-K"]),
         (
@@ -185,15 +230,17 @@ fn mistakes_connect_to_nothing() {
             &["'/etc/motd'", "--no-upload"],
         ),
         (
-            &["-i", "no-key", "-r", "/", "-U", "no-key"],
-            &["-i goes with -C"],
+            &["--no-upload", "-r", "/", "-U", "no-key"],
+            &["-U", "--no-upload", "leave out one"],
         ),
-        (&["-e", "-C", "true"], &["-e goes with -U, or -S"]),
-        (&["-n", "x", "-C", "true"], &["-n goes with -S"]),
-        (&["-g", "x", "-C", "true"], &["-g goes with -S"]),
-        (&["-m", "-C", "true"], &["-m goes with -S"]),
-        (&["--compress", "-C", "true"], &["--compress goes with"]),
-        (&["--dereference", "--no-upload", "-S"], &["--dereference"]),
+        (&["--tty", "--no-upload", "-S"], &["--tty goes with -C"]),
+        (&["--apply", "-C", "true"], &["--apply goes with -S"]),
+        // (-y is given in all of these.)
+        (&["-L"], &["'--no-lock'", "'--lock'"]),
+        (
+            &["--lock-wait", "5s", "-C", "true"],
+            &["'--no-lock'", "'--lock-wait"],
+        ),
         (
             &["--timeout", "1s", "-r", "/", "-U", "no-key"],
             &["--timeout"],
@@ -203,17 +250,9 @@ fn mistakes_connect_to_nothing() {
             &["error: can't upload 'missing': No such file or directory\n"],
         ),
         (&["--diff", "-C", "true"], &["--diff", "needs --fold"]),
-        (
-            &["--json", "-l", "-C", "true"],
-            &["-l has nothing to group"],
-        ),
         (&["--json", "--fold", "-C", "true"], &["leave out --fold"]),
         (&["--json", "--tty", "-C", "true"], &["--tty", "terminal"]),
         (&["--json", "--raw", "-C", "true"], &["--raw", "terminal"]),
-        (
-            &["--json", "--log-format", "{text}", "-C", "true"],
-            &["--log-format"],
-        ),
         (&["--json", "--list"], &["leave out --json"]),
         (
             &["--fold", "-l", "-C", "true"],
@@ -224,10 +263,6 @@ fn mistakes_connect_to_nothing() {
         (
             &["--list", "--output-dir", "kept"],
             &["--list runs nothing"],
-        ),
-        (
-            &["--colors-dark", "--colors-light", "-C", "true"],
-            &["--colors-dark", "--colors-light"],
         ),
         // Formats.
         (
@@ -375,7 +410,7 @@ fn locks_are_only_held_and_on_what_can_be_one() {
 
 #[test]
 fn whoever_only_holds_locks_has_no_output_to_arrange() {
-    for words in [&["-l"][..], &["--fold"], &["--output-dir", "kept"]] {
+    for words in [&["--fold"][..], &["--output-dir", "kept"]] {
         alone(&[&["-o", "web1", "-L"], words].concat())
             .code(2)
             .says("-L runs nothing");
@@ -471,6 +506,258 @@ fn the_version_is_that_of_the_package() {
     let version = concat!("orgalorg ", env!("CARGO_PKG_VERSION"), "\n");
     assert_eq!(alone(&["-V"]).ok().stdout(), version);
     assert_eq!(alone(&["--version"]).ok().stdout(), version);
+}
+
+/// Arguments, and what they leave without an effect.
+const WITHOUT_EFFECT: &[(&[&str], &str)] = &[
+    (&["-e", "-C", "pwd"], "-e has no effect with -C"),
+    (&["-n", "x", "-C", "pwd"], "-n has no effect with -C"),
+    (&["-m", "-C", "pwd"], "-m has no effect with -C"),
+    (&["-g", "x", "-C", "pwd"], "-g has no effect with -C"),
+    (
+        &["--no-preserve-uid", "-C", "pwd"],
+        "--no-preserve-uid has no effect with -C",
+    ),
+    (
+        &["--no-preseve-gid", "-C", "pwd"],
+        "--no-preserve-gid has no effect with -C",
+    ),
+    (
+        &["--dereference", "-C", "pwd"],
+        "--dereference has no effect with -C",
+    ),
+    (
+        &["--compress=zstd", "-C", "pwd"],
+        "--compress has no effect with -C",
+    ),
+    (
+        &["--no-upload", "-C", "pwd"],
+        "--no-upload has no effect with -C",
+    ),
+    (
+        &["-em", "-n", "x", "-C", "pwd"],
+        "-e, -n and -m have no effect with -C",
+    ),
+    (&["-t", "-C", "pwd"], "-t has no effect with -y"),
+    (
+        &["--lock-file", "/none", "-C", "pwd"],
+        "--lock-file has no effect with -y",
+    ),
+    (
+        &["-et", "--lock-file", "/none", "-C", "pwd"],
+        "-e has no effect with -C; -t and --lock-file have no effect with -y",
+    ),
+    (
+        &["--colors-dark", "--colors-light", "-C", "pwd"],
+        "--colors-dark has no effect with --colors-light after it",
+    ),
+    (
+        &["--colors-light", "--colors-dark", "-C", "pwd"],
+        "--colors-light has no effect with --colors-dark after it",
+    ),
+    (
+        &["-i", "missing", "-r", "/tmp", "-U", "anything"],
+        "-i has no effect with -U",
+    ),
+    (
+        &["-mn", "x", "-g", "x", "-r", "/tmp", "-U", "anything"],
+        "-n, -g and -m have no effect with -U",
+    ),
+    (
+        &["--shell", "", "-r", "/tmp", "-U", "anything"],
+        "--shell has no effect with -U",
+    ),
+    (
+        &[
+            "-i",
+            "missing",
+            "-n",
+            "read -r line && [[ $line == ORGALORG:* ]]",
+            "--no-upload",
+            "-S",
+        ],
+        "-i has no effect with -S without -m",
+    ),
+    (
+        &["-mn", "pwd", "-e", "--no-upload", "-S"],
+        "-e has no effect with --no-upload",
+    ),
+    (
+        &["-mn", "pwd", "--dereference", "--no-upload", "-S"],
+        "--dereference has no effect with --no-upload",
+    ),
+];
+
+#[test]
+fn an_option_without_an_effect_is_accepted_with_one_warning() {
+    file("anything", "anything\n");
+    for (arguments, warning) in WITHOUT_EFFECT {
+        let arguments = [&["-o", "web1"], *arguments].concat();
+        let finished = orgalorg(&arguments).run().code(0);
+        let said = finished.stderr();
+        assert_eq!(said.matches("[WARN]").count(), 1, "{arguments:?}: {said}");
+        assert!(
+            said.contains(&format!("[WARN] {warning}\n")),
+            "{arguments:?}: {said}"
+        );
+        if arguments.ends_with(&["pwd"]) {
+            assert_eq!(finished.stdout(), "web1 /root\n", "{arguments:?}");
+        }
+        let quiet = orgalorg(&[&["-q"], arguments.as_slice()].concat());
+        let quiet = quiet.run().ok();
+        if arguments.ends_with(&["pwd"]) {
+            assert_eq!(quiet.stdout(), "/root\n", "{arguments:?}");
+        }
+    }
+    // Nothing is done with a list, so there is nothing to warn of.
+    assert_eq!(listed(&["-o", "web1", "-em"]), ["[root@web1:22]"]);
+}
+
+#[test]
+fn quiet_and_json_win() {
+    for words in [&["-q", "-v"][..], &["-vq"], &["-vvv", "--quiet"]] {
+        let finished = orgalorg(&[&["-o", "web1"], words, &["-C", "pwd"]].concat());
+        assert_eq!(finished.run().ok().stdout(), "/root\n");
+    }
+    for option in [
+        &["-l"][..],
+        &["--log-format=X {text}"],
+        &["--bar-format={phase}"],
+    ] {
+        let arguments = [&["-o", "web1", "--json"], option, &["-C", "pwd"]].concat();
+        let finished = orgalorg(&arguments).run().code(0);
+        let name = option[0].split('=').next().unwrap();
+        let finished = finished.says(&format!("[WARN] {name} has no effect with --json\""));
+        assert_eq!(finished.stderr().lines().count(), 1, "{option:?}");
+        let first = finished.stdout();
+        assert!(
+            first.starts_with("{\"stream\":\"stdout\",\"node\":\"[root@web1:22]\""),
+            "{first}"
+        );
+    }
+}
+
+#[test]
+fn options_without_an_effect_leave_holding_locks_as_it_is() {
+    let hosts = Hosts::start(1);
+    let options = "-e -m -n x -g x --no-preserve-uid --no-preserve-gid --dereference \
+                   --compress --no-upload -i missing --shell sh -l -t -o web1 -L";
+    let run = locking(&hosts, options.split_whitespace()).spawn();
+    wait_until("the lock", LIMIT, || {
+        run.stderr().contains("waiting for interrupt")
+    });
+    assert!(
+        run.stderr().contains(
+            "[WARN] -i, --shell, -e, --no-preserve-uid, --no-preserve-gid, --dereference, \
+             --compress, -n, -g, -m, --no-upload, -l and -t have no effect with -L\n"
+        ),
+        "{}",
+        run.stderr()
+    );
+    // -t has none, either.
+    let second = locking(&hosts, ["-t", "-o", "web1", "-L"]);
+    second.run().code(4);
+    run.signal("INT");
+    run.finish().killed_by(2);
+}
+
+#[test]
+fn long_options_may_be_shortened_as_in_the_older_program() {
+    for (words, expected) in [
+        (&["--ro=/tmp", "--comm", "pwd"][..], "web1 /tmp\n"),
+        (&["--roo", "/tmp", "--qui", "--com", "pwd"], "/tmp\n"),
+        (&["--sh=sh -c {}", "--t=3", "-C", "pwd"], "web1 /root\n"),
+        (&["--us", "ops", "--con=5000", "-C", "whoami"], "web1 ops\n"),
+        (
+            &["--color=never", "--host-k=strict", "-C", "pwd"],
+            "web1 /root\n",
+        ),
+        (&["--group", "-C", "echo", "--ro"], "web1 --ro\n"),
+        (
+            &["--no-up", "--simp", "--sync-=echo $1", "--a=--ro", "-S"],
+            "web1 --ro\n",
+        ),
+    ] {
+        let finished = orgalorg(&[&["--ho", "web1"], words].concat()).run().ok();
+        assert_eq!(finished.stdout(), expected, "{words:?}");
+    }
+}
+
+#[test]
+fn what_is_missing_is_shown_in_the_usage_lines() {
+    let usage = "\n\nUsage: orgalorg [options] (-o <host>... | -s) -C [--] <command>...\n       \
+                 orgalorg [options] (-o <host>... | -s) -U -r <dir> <files>...\n";
+    for arguments in [
+        &["-C", "echo"][..],
+        &["-o", "web1"],
+        &["-o", "web1", "-C"],
+        &["-o", "web1", "-U", "/etc/motd"],
+        &["-o", "web1", "-r", "/", "-U"],
+        &["-o", "web1", "-S"],
+        &["-C", "-o"],
+        &["-C", "--root"],
+    ] {
+        let finished = alone(arguments).code(2).says(usage);
+        let said = finished.stderr();
+        assert!(said.starts_with("error: "), "{arguments:?}: {said}");
+        assert!(said.contains(" -L\n"), "{arguments:?}: {said}");
+    }
+    // Where something is wrong, not missing, the reason stands alone.
+    let finished = alone(&["-o", "web[", "-C", "true"]).code(2);
+    assert!(
+        !finished.stderr().contains("Usage"),
+        "{}",
+        finished.stderr()
+    );
+}
+
+/// Holds a conversation as expect(1) does: waits for each prompt and types its
+/// answer. Returns the screen of a run that has succeeded.
+#[track_caller]
+fn converse(run: Orgalorg, conversation: &[(&str, &str)]) -> String {
+    let mut terminal = run.on_terminal(|_| ());
+    for (prompt, answer) in conversation {
+        terminal.expect(prompt);
+        terminal.type_in(&format!("{answer}\r"));
+    }
+    let (status, screen) = terminal.finish();
+    assert!(status.success(), "{screen}");
+    screen
+}
+
+#[test]
+fn every_prompt_can_be_answered_by_expect() {
+    let hosts = Hosts::start(1);
+    let run = |words: &[&str]| locking(&hosts, [&["-q", "-o", "web1"], words].concat());
+
+    let key = hosts.keygen("ed25519", &[], KeyFormat::OpenSsh, "correct horse");
+    hosts.authorize("root", &public_key(&key));
+    let key = key.to_str().unwrap();
+    let with_key = ["-k", key, "-C", "whoami"];
+    let prompt = format!("private key '{key}' is encrypted\r\nKey passphrase: ");
+    let screen = converse(run(&with_key), &[(&prompt, "correct horse")]);
+    assert_eq!(screen, format!("{prompt}\r\nroot\r\n"));
+
+    let mut wrong = run(&with_key).on_terminal(|_| ());
+    wrong.expect("Key passphrase: ");
+    wrong.type_in("battery staple\r");
+    let (status, screen) = wrong.finish();
+    assert_eq!(status.code(), Some(2), "{screen}");
+    let said = format!("invalid passphrase for private key '{key}'\r\n");
+    assert!(screen.ends_with(&said), "{screen}");
+
+    let login = [("Password: ", "carol-secret")];
+    let screen = converse(run(&["-u", "carol", "-p", "-C", "whoami"]), &login);
+    assert_eq!(screen, "Password: \r\ncarol\r\n");
+
+    let both = [login[0], ("Sudo password: ", "carol-secret")];
+    let screen = converse(run(&["-u", "carol", "-pK", "-C", "whoami"]), &both);
+    assert_eq!(screen, "Password: \r\nSudo password: \r\nroot\r\n");
+
+    let unknown = ["--known-hosts", "recorded", "-C", "whoami"];
+    let screen = converse(run(&unknown), &[("(yes/no) ", "yes")]);
+    assert!(screen.contains("(yes/no) yes\r\n"), "{screen}");
+    assert!(screen.ends_with("root\r\n"), "{screen}");
 }
 
 #[test]
@@ -594,6 +881,37 @@ fn a_list_keeps_the_order_and_names_everybody_once() {
         .run()
         .ok();
     assert_eq!(list.stdout(), "[root@web1:22]\n");
+}
+
+#[test]
+fn a_list_can_be_read_back() {
+    let first = orgalorg(&[
+        "--list",
+        "-u",
+        "ops",
+        "-o",
+        "web[01-03],root@db1:2222,::1,carol@[fd00:77::1]:23",
+    ]);
+    let first = first.run().ok().stdout();
+    assert!(first.contains("[ops@[::1]:22]\n"), "{first}");
+    let again = orgalorg(&["-s", "--list"]).stdin(first.as_str()).run().ok();
+    assert_eq!(again.stdout(), first);
+    // As arguments and in a file, too, and for a run.
+    let path = file("listed", &first);
+    let path = path.to_str().unwrap();
+    assert_eq!(listed(&["-o", path]), first.lines().collect::<Vec<_>>());
+    assert_eq!(
+        listed(&["-o", "[ops@a:22],b", "--exclude", "[root@b:22]"]),
+        ["[ops@a:22]"]
+    );
+    let v6 = HOSTS.host("web1").addr6();
+    let list = orgalorg(&["--list", "-o", "web2", "-o", &v6.to_string()]);
+    let list = list.run().ok().stdout();
+    let finished = orgalorg(&["-s", "-C", "hostname"]).stdin(list).run().ok();
+    assert_eq!(
+        finished.sorted(),
+        [format!("{v6} web1"), "web2 web2".to_owned()]
+    );
 }
 
 #[test]

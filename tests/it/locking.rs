@@ -179,6 +179,7 @@ fn lock_wait_gives_up_in_time_and_frees_what_it_had() {
     let waiting = orgalorg(&hosts, waiting).run().code(4);
     assert_refused(&waiting);
     let waiting = waiting.says("waiting for the lock").says("[root@web2:22]");
+    let waiting = waiting.says("locking 1 of 2 nodes failed, --lock-wait is 1s");
     assert!(!waiting.stderr().contains("[root@web1:22]"));
     assert!(waiting.elapsed >= Duration::from_secs(1));
     assert_free(&hosts[0]);
@@ -1018,7 +1019,7 @@ fn a_timeout_ends_the_command_on_the_host_and_keeps_the_lock() {
     assert!(runs(&hosts[1], "sleep 86399"), "this took too long to tell");
     assert!(!is_free, "freed before all were done");
     let finished = run.finish_within(ENDING).code(1);
-    finished.says("timeout (2 nodes): web[1-2]");
+    finished.says("timeout: longer than 1s (2 nodes): web[1-2]");
     for host in &hosts {
         wait_until_empty(host, ENDING);
         assert_free(host);

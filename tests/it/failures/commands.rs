@@ -55,7 +55,7 @@ fn the_summary_groups_hosts_by_what_went_wrong() {
            ├─ exited with non-zero code 17 (1 node): web1
            ├─ exited with non-zero code 255 (1 node): web4
            ├─ signal TERM (1 node): web2
-           └─ timeout (1 node): web3
+           └─ timeout: longer than 3s (1 node): web3
 "
     );
 
