@@ -13,6 +13,20 @@ use crate::error::Tree;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub usize);
 
+/// The number of what a node does: main counts it up whenever the node is to begin
+/// something new, and the node's events carry it. So an event that was on its way when
+/// something new began is told from an event of the new thing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Attempt(pub u32);
+
+impl Attempt {
+    /// The number of what is begun next.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// Which of a remote command's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream {
@@ -195,7 +209,7 @@ impl Identity {
 }
 
 /// What a node thread tells the main thread.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum NodeEvent {
     /// Logged in and ready for a command.
     Connected,
@@ -229,6 +243,22 @@ pub enum NodeEvent {
     InputFailed(Tree),
     /// Nothing more will come from this node.
     Ended(Outcome),
+}
+
+impl NodeEvent {
+    /// Whether this is about the connection and its guard, and not about the attempt
+    /// that it comes from.
+    #[must_use]
+    pub fn is_about_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Left(_)
+                | Self::NotLetGo
+                | Self::LockLost(_)
+                | Self::InputFailed(_)
+                | Self::Ended(_)
+        )
+    }
 }
 
 /// What happens to a sync tool, for the coordinator.

@@ -13,7 +13,7 @@
 //!   [`output`]: the printer and what it prints.
 //! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
 //!   hosts' shells, and from them. Both pure.
-//! - [`event`], [`error`], [`exit_status`], [`wake`], `random`: what all of them share.
+//! - [`event`], [`error`], [`exit_status`], [`deadlines`], [`wake`], `random`: what all of them share.
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
@@ -25,6 +25,7 @@ pub mod archive;
 pub mod cli;
 pub mod cluster;
 pub mod config;
+pub mod deadlines;
 pub mod error;
 pub mod event;
 pub mod exit_status;

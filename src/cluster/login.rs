@@ -135,12 +135,12 @@ impl Node {
             if self.is_cancelled() {
                 return Err(Outcome::cancelled());
             }
-            match self.orders.try_recv() {
-                Ok(Order::Trust) => return Ok(()),
-                Ok(Order::Distrust(reason)) => {
+            match self.next_order() {
+                Some(Order::Trust) => return Ok(()),
+                Some(Order::Distrust(reason)) => {
                     return Err(Outcome::failed(Status::HostKey, reason));
                 }
-                Ok(_) | Err(_) => {}
+                Some(_) | None => {}
             }
             self.wakeup.wait();
         }

@@ -7,7 +7,6 @@
 //! upload, and output goes through an [`output_port`]. `run` gives the orders
 //! ([`job`]) and judges the events.
 
-pub mod fan_out;
 mod guard;
 mod heartbeat;
 pub mod input;
@@ -21,7 +20,7 @@ pub mod sudo_dialog;
 mod task;
 mod work;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Once};
@@ -30,7 +29,7 @@ use std::thread;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Tree;
-use crate::event::{NodeEvent, NodeId, Outcome, Status};
+use crate::event::{Attempt, NodeEvent, NodeId, Outcome, Status};
 use crate::hosts::{Endpoint, Target};
 use crate::output::Display;
 use crate::ssh::session::Plug;
@@ -57,7 +56,7 @@ pub struct Cluster {
     display: Display,
     handles: Vec<Option<Handle>>,
     // Unbounded: a node says a handful of things in its life.
-    events: Channel<(NodeId, NodeEvent)>,
+    events: Channel<(NodeId, Attempt, NodeEvent)>,
     cancelled: Arc<AtomicBool>,
 }
 
@@ -72,15 +71,24 @@ struct Handle {
 pub struct Courier {
     // Unbounded: a node gets a handful of orders in its life. (Only what sync
     // tools say to each other is more, and what waits for a tool is bounded.)
-    orders: Sender<Order>,
+    orders: Sender<(Option<Attempt>, Order)>,
     waker: Waker,
 }
 
 impl Courier {
-    /// Tells the node what to do next. Never waits.
+    /// Tells the node something about what it does. Never waits.
     pub fn order(&self, order: Order) {
+        self.send(None, order);
+    }
+
+    /// Has the node begin something, under this number. Never waits.
+    fn begin(&self, attempt: Attempt, order: Order) {
+        self.send(Some(attempt), order);
+    }
+
+    fn send(&self, attempt: Option<Attempt>, order: Order) {
         // A node that has ended meanwhile has said so.
-        let _ = self.orders.send(order);
+        let _ = self.orders.send((attempt, order));
         self.waker.wake();
     }
 }
@@ -115,18 +123,19 @@ impl Cluster {
 
     /// What the nodes say.
     #[must_use]
-    pub fn events(&self) -> &Receiver<(NodeId, NodeEvent)> {
+    pub fn events(&self) -> &Receiver<(NodeId, Attempt, NodeEvent)> {
         &self.events.1
     }
 
     /// Starts a node's thread, which connects at once. Whatever becomes of it,
     /// it ends with [`NodeEvent::Ended`].
-    pub fn start(&mut self, id: NodeId) {
+    pub fn start(&mut self, id: NodeId, attempt: Attempt) {
         let started = wake::pair().and_then(|(waker, wakeup)| {
             let (orders, receiver) = unbounded();
             let plug = Plug::default();
             let node = Node {
                 id,
+                attempt: Cell::new(attempt),
                 target: self.targets[id.0].clone(),
                 endpoint: self.endpoints[id.0].clone(),
                 shared: Arc::clone(&self.shared),
@@ -138,7 +147,6 @@ impl Cluster {
                 cancelled: Arc::clone(&self.cancelled),
                 plug: plug.clone(),
             };
-            let events = self.events.0.clone();
             thread::Builder::new()
                 .name(format!("node {}", id.0))
                 .stack_size(STACK)
@@ -148,8 +156,7 @@ impl Cluster {
                     // that some library did not think of.
                     let outcome = catch_unwind(AssertUnwindSafe(|| live(&node)))
                         .unwrap_or_else(|_| Outcome::failed(Status::Connection, bug()));
-                    // Main may be gone already.
-                    let _ = events.send((id, NodeEvent::Ended(outcome)));
+                    node.tell(NodeEvent::Ended(outcome));
                 })?;
             let courier = Courier { orders, waker };
             Ok(Handle { courier, plug })
@@ -161,15 +168,22 @@ impl Cluster {
                     .because(Tree::from_io(&error));
                 let outcome = Outcome::failed(Status::Unreachable, reason);
                 // We hold the receiver ourselves.
-                let _ = self.events.0.send((id, NodeEvent::Ended(outcome)));
+                let _ = self.events.0.send((id, attempt, NodeEvent::Ended(outcome)));
             }
         }
     }
 
-    /// Tells a node what to do next.
+    /// Tells a node something about what it does.
     pub fn order(&self, id: NodeId, order: Order) {
         if let Some(handle) = &self.handles[id.0] {
             handle.courier.order(order);
+        }
+    }
+
+    /// Has a node begin something. All that it says from then on carries this number.
+    pub fn begin(&self, id: NodeId, attempt: Attempt, order: Order) {
+        if let Some(handle) = &self.handles[id.0] {
+            handle.courier.begin(attempt, order);
         }
     }
 

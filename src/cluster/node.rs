@@ -1,6 +1,7 @@
 //! What a node thread starts with: its target, its endpoint, and the ways to and from
 //! main.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use crate::cluster::job::Order;
 use crate::cluster::sudo_dialog::Sudo;
-use crate::event::{NodeEvent, NodeId};
+use crate::event::{Attempt, NodeEvent, NodeId};
 use crate::hosts::known_hosts::KnownHosts;
 use crate::hosts::{Endpoint, Target};
 use crate::output::Display;
@@ -34,12 +35,15 @@ pub struct Shared {
 /// One node, in its own thread.
 pub(super) struct Node {
     pub(super) id: NodeId,
+    /// The number of what it does.
+    pub(super) attempt: Cell<Attempt>,
     pub(super) target: Target,
     pub(super) endpoint: Endpoint,
     pub(super) shared: Arc<Shared>,
     pub(super) display: Display,
-    pub(super) orders: Receiver<Order>,
-    pub(super) events: Sender<(NodeId, NodeEvent)>,
+    /// An order that begins something comes with its number.
+    pub(super) orders: Receiver<(Option<Attempt>, Order)>,
+    pub(super) events: Sender<(NodeId, Attempt, NodeEvent)>,
     pub(super) waker: Waker,
     pub(super) wakeup: Wakeup,
     pub(super) cancelled: Arc<AtomicBool>,
@@ -50,7 +54,16 @@ impl Node {
     /// Tells main something.
     pub(super) fn tell(&self, event: NodeEvent) {
         // Main may be gone already.
-        let _ = self.events.send((self.id, event));
+        let _ = self.events.send((self.id, self.attempt.get(), event));
+    }
+
+    /// The next order, if there is one.
+    pub(super) fn next_order(&self) -> Option<Order> {
+        let (attempt, order) = self.orders.try_recv().ok()?;
+        if let Some(attempt) = attempt {
+            self.attempt.set(attempt);
+        }
+        Some(order)
     }
 
     /// Whether the run is being ended.

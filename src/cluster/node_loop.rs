@@ -15,6 +15,7 @@ use crate::cluster::stream::Tap;
 use crate::cluster::sudo_dialog::SudoDialog;
 use crate::cluster::task::{Progress, Task};
 use crate::cluster::work::{ToolWork, Work};
+use crate::deadlines::{COMMAND_END, GUARD_LEAVES, LAST_OUTPUT};
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeEvent, Outcome, Status, Stream};
 use crate::output::credit::Credit;
@@ -23,16 +24,6 @@ use crate::remote::login::Login;
 use crate::remote::script::Script;
 use crate::ssh::process::{Process, Request, Step, TerminalSize};
 use crate::ssh::session::{Session, SessionError};
-
-/// How long the commands get to end after they were told to: the guard takes
-/// three seconds before it kills them.
-const ENDING: Duration = Duration::from_millis(4_100);
-
-/// How long the last output of a command that has been ended may take.
-const LAST_OUTPUT: Duration = Duration::from_millis(300);
-
-/// How long a guard that was let go may take.
-const LEAVING: Duration = Duration::from_secs(2);
 
 /// Upper bound of one `poll(2)`.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
@@ -129,9 +120,10 @@ impl<'a> NodeLoop<'a> {
         }
         // Those that wait now, and no more: sync tools that flood may cause new ones as
         // fast as these are obeyed.
-        let orders = &self.node.orders;
-        for order in orders.try_iter().take(orders.len()) {
-            self.obey(order);
+        for _ in 0..self.node.orders.len() {
+            if let Some(order) = self.node.next_order() {
+                self.obey(order);
+            }
         }
         let now = Instant::now();
         let mut step = Step::default();
@@ -168,8 +160,8 @@ impl<'a> NodeLoop<'a> {
             Order::Tell(text) => self.with_tool(|tool| tool.deliver(text)),
             Order::Close => self.with_tool(ToolWork::close),
             Order::FailTool(reason) => self.with_tool(|tool| tool.fail(reason)),
-            Order::Unlock => self.let_go(Goal::Wait(Instant::now() + LEAVING)),
-            Order::Release => self.let_go(Goal::Leave(Instant::now() + LEAVING)),
+            Order::Unlock => self.let_go(Goal::Wait(Instant::now() + GUARD_LEAVES)),
+            Order::Release => self.let_go(Goal::Leave(Instant::now() + GUARD_LEAVES)),
             // Answers to a question that has been answered.
             Order::Trust | Order::Distrust(_) => {}
         }
@@ -278,7 +270,7 @@ impl<'a> NodeLoop<'a> {
         let Some(task) = self.task.as_mut().filter(|task| !task.is_ending()) else {
             return;
         };
-        task.end(outcome, Instant::now() + ENDING);
+        task.end(outcome, Instant::now() + COMMAND_END);
         if !self.order_guard(GuardOrder::Stop) {
             // The guard is dead: another guard does this part of its work.
             let mut guard = self.start_guard(&Script::Sweep);

@@ -258,7 +258,7 @@ signal_doomed() {
     done
 }
 
-# TERM, and KILL after three seconds.
+# TERM, and KILL after three seconds (KILL_AFTER in src/deadlines.rs).
 end_commands() {
     doomed= marked=
     if [ "$leaders" ]; then

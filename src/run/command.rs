@@ -1,22 +1,21 @@
 //! The mode `-C`: one command on all hosts at once. (A sync tool is one, too.)
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::cluster::fan_out::FanOut;
 use crate::cluster::input::{self, Input, InputError};
 use crate::cluster::job::{Job, JobKind, Order, Protocol};
 use crate::config::{Command, InputFile};
+use crate::deadlines::TOOLS_END;
 use crate::error::Tree;
-use crate::event::{Level, NodeId, Outcome, ToolEnd, ToolEvent};
+use crate::event::{Level, NodeId, ToolEnd, ToolEvent};
 use crate::output::{Phase, summary};
 use crate::remote::script::Script;
+use crate::run::Run;
 use crate::run::ending::Stop;
-use crate::run::{Conduct, Run, State};
+use crate::run::roster::{Activity, State, Step, ToolFailure};
+use crate::run::schedule::Schedule;
 use crate::ssh::process::TerminalSize;
-
-/// How long sync tools have to end by themselves when one of them has failed.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a sync tool has, and other commands have not.
 #[derive(Default)]
@@ -29,96 +28,76 @@ pub(super) struct Tool {
 
 impl Run {
     /// Starts the command on all hosts that are ready and waits for all of them.
-    pub(super) fn command(
-        &mut self,
-        command: Command,
-        tool: Tool,
-        conduct: Conduct,
-    ) -> Result<(), Stop> {
+    pub(super) fn command(&mut self, command: Command, tool: Tool) -> Result<(), Stop> {
         let job = self.job(command, tool)?;
-        self.last_step(&job, conduct)
+        self.last_step(&job)
     }
 
     /// As [`Run::command`], as one step of a run: hosts on which it went well are
     /// ready for more.
-    pub(super) fn step(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
-        self.run_job(job, conduct)?;
-        for node in self.nodes(|state| matches!(state, State::Passed)) {
-            self.states[node.0] = State::Guarded(None);
-        }
+    pub(super) fn step(&mut self, job: &Arc<Job>) -> Result<(), Stop> {
+        self.run_job(job, Step::Command { is_last: false })?;
+        self.roster.regroup();
         Ok(())
     }
 
     /// As [`Run::step`], as the last step.
-    pub(super) fn last_step(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
-        self.is_last_step = true;
-        self.run_job(job, conduct)
+    pub(super) fn last_step(&mut self, job: &Arc<Job>) -> Result<(), Stop> {
+        let step = match job.kind {
+            JobKind::Tool(_) => Step::Tools,
+            JobKind::Command { .. } | JobKind::Unpack | JobKind::Internal => {
+                Step::Command { is_last: true }
+            }
+        };
+        self.run_job(job, step)
     }
 
-    fn run_job(&mut self, job: &Arc<Job>, conduct: Conduct) -> Result<(), Stop> {
-        let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
-        let mut fan_out = FanOut::new(conduct.threads, ready);
-        // Until then tools may end that cannot do without one that has failed.
-        let mut patience: Option<Instant> = None;
+    /// Runs a job on all hosts that are ready, and waits for all of them.
+    pub(super) fn run_job(&mut self, job: &Arc<Job>, step: Step) -> Result<(), Stop> {
+        self.roster.enter(step);
+        let ready = self.roster.nodes(State::is_ready);
+        let mut schedule = Schedule::new(self.threads, ready);
+        // Until then sync tools may end that cannot do without one that has failed.
+        let mut tools_end: Option<Instant> = None;
         self.enter(Phase::Exec);
         loop {
-            while patience.is_none()
-                && let Some(node) = fan_out.admit()
-            {
-                self.states[node.0] = State::Running;
-                self.cluster.order(node, Order::Run(Arc::clone(job)));
-            }
-            if !self.states.iter().any(State::is_busy) {
+            self.begin_next(&mut schedule, |run, node| {
+                run.begin(node, Activity::Run, Order::Run(Arc::clone(job)));
+            });
+            if schedule.is_over() {
                 break;
             }
-            if fan_out.is_idle() && self.phase == Phase::Exec {
+            if schedule.has_started_all() && self.phase == Phase::Exec {
                 self.enter(Phase::Wait);
             }
-            let Some(node) = self.next_event(patience)? else {
-                if patience.is_some_and(|limit| Instant::now() >= limit) {
+            let Some(heard) = self.next_event(tools_end)? else {
+                if tools_end.is_some_and(|limit| Instant::now() >= limit) {
                     return Err(Stop::FailFast);
                 }
                 continue;
             };
-            // Started, or ended without.
-            fan_out.release(node);
-            if !self.has_failed(node) {
-                continue;
-            }
-            if conduct.fail_fast {
-                return Err(Stop::FailFast);
-            }
-            if let JobKind::Tool(protocol) = &job.kind {
-                // It may have ended before it knew of a tool. (The coordinator
-                // may have ended too.)
-                let _ = protocol
-                    .events
-                    .send(ToolEvent::Ended(node, ToolEnd::Failed));
-                if !conduct.is_loose && patience.is_none() {
-                    patience = Some(Instant::now() + LAST_WORDS);
-                    self.say_others_end(node);
+            schedule.note(heard.node, self.roster.stage(heard.node));
+            if let Some(failure) = heard.tool_failure {
+                tell_coordinator(job, heard.node);
+                if failure == ToolFailure::EndsOthers {
+                    self.say_others_end(heard.node);
+                    schedule.close();
+                    tools_end = Some(Instant::now() + TOOLS_END);
                 }
             }
         }
-        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
-            self.states[node.0] = State::Finished(Outcome::cancelled());
-        }
+        self.roster.cancel_rest();
         Ok(())
     }
 
     fn say_others_end(&self, node: NodeId) {
-        let cause = self.states[node.0].outcome().map(summary::cause);
+        let cause = self.roster.outcome(node).map(summary::cause);
         let node = self.targets[node.0].node();
         let headline = format!("{node} the sync tool has failed, so all others are ended");
         self.log(
             Level::Error,
             cause.into_iter().fold(Tree::new(headline), Tree::because),
         );
-    }
-
-    fn has_failed(&self, node: NodeId) -> bool {
-        let outcome = self.states[node.0].outcome();
-        outcome.is_some_and(|outcome| !outcome.is_ok())
     }
 
     fn job(&self, command: Command, tool: Tool) -> Result<Arc<Job>, Stop> {
@@ -148,12 +127,21 @@ impl Run {
             return Ok(Arc::new(Input::from_file(file, name)?));
         }
         let input = Arc::new(Input::spooled(name, self.targets.len())?);
-        for node in self.nodes(|state| !state.is_live()) {
+        for node in self.roster.nodes(|state| !state.is_live()) {
             input.leave(node);
         }
         let problems = self.input_problems.0.clone();
         input::start_feeder(file, Arc::clone(&input), self.cluster.wakers(), problems)?;
         Ok(input)
+    }
+}
+
+/// A tool may end before its node has taken note of it, so the coordinator hears of its
+/// failure from here too. (It may have ended itself.)
+fn tell_coordinator(job: &Job, node: NodeId) {
+    if let JobKind::Tool(protocol) = &job.kind {
+        let failed = ToolEvent::Ended(node, ToolEnd::Failed);
+        let _ = protocol.events.send(failed);
     }
 }
 

@@ -3,145 +3,83 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::cluster::fan_out::FanOut;
 use crate::cluster::job::Order;
-use crate::config::Config;
 use crate::error::Tree;
-use crate::event::{HostKey, Level, NodeEvent, NodeId, Outcome, Status};
+use crate::event::{HostKey, Level, NodeId, Outcome, Status};
 use crate::exit_status::ExitStatus;
 use crate::hosts::known_hosts::{self, NewKey, Verdict};
 use crate::hosts::{HostKeyPolicy, Target};
 use crate::output::summary;
 use crate::output::{Message, Phase};
 use crate::run::ending::{Stop, flush};
+use crate::run::pace::{Pace, Paces};
+use crate::run::roster::{self, Activity};
+use crate::run::schedule::{Schedule, Stage};
 use crate::run::terminal::{self, NoAnswer};
-use crate::run::{Run, State};
+use crate::run::{Heard, Run};
 use crate::ssh::host_keys::{self, Judgement};
-
-/// A host that takes longer than this to connect is remarked on.
-const SLOW: Duration = Duration::from_secs(2);
-
-/// A node that has not noticed by so much after its time that it is up will not
-/// notice by itself.
-const OVERDUE: Duration = Duration::from_secs(1);
-
-/// How well a node gets on with connecting.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
-    /// As it should be.
-    Normal,
-    /// So slow that it was remarked on.
-    Slow,
-    /// Beyond its time.
-    Overdue,
-    /// Nobody waits for it any more.
-    GivenUp,
-}
-
-impl Pace {
-    /// When it is over, counted from the beginning.
-    fn ends_after(self, connect_timeout: Duration) -> Option<Duration> {
-        match self {
-            Self::Normal => Some(SLOW),
-            // (Never before the remark, so that a state has one successor.)
-            Self::Slow => Some(SLOW.max(connect_timeout + OVERDUE)),
-            Self::Overdue => Some(SLOW.max(connect_timeout + OVERDUE) + OVERDUE),
-            Self::GivenUp => None,
-        }
-    }
-
-    fn next(self) -> Self {
-        match self {
-            Self::Normal => Self::Slow,
-            Self::Slow => Self::Overdue,
-            Self::Overdue | Self::GivenUp => Self::GivenUp,
-        }
-    }
-}
 
 impl Run {
     /// Connects to all hosts. All are tried before any is judged.
-    pub(super) fn connect(&mut self, config: &Config) -> Result<(), Stop> {
-        let mut fan_out = FanOut::new(config.threads, self.nodes(|_| true));
+    pub(super) fn connect(&mut self) -> Result<(), Stop> {
+        let mut schedule = Schedule::new(self.threads, self.roster.nodes(|_| true));
+        let mut paces = Paces::default();
         self.enter(Phase::Connect);
         loop {
-            while let Some(node) = fan_out.admit() {
-                self.start(node);
-            }
-            let unknown = self.keys_to_decide(fan_out.is_idle());
+            self.begin_next(&mut schedule, |run, node| {
+                run.start(node);
+                let timeout = run.cluster.endpoint(node).connect_timeout;
+                paces.start(node, timeout, Instant::now());
+            });
+            let unknown = self.keys_to_decide(schedule.has_started_all());
             if !unknown.is_empty() {
                 for node in self.decide(unknown)? {
-                    fan_out.queue(node);
+                    schedule.requeue(node);
                 }
-            } else if fan_out.is_idle() && !self.is_asking() {
-                return self.judge(config.skip_unreachable);
-            } else if let Some(node) = self.next_event(self.next_remark())? {
-                if !matches!(self.states[node.0], State::Connecting(..)) {
-                    fan_out.release(node);
+            } else if schedule.is_over() {
+                return self.judge();
+            } else if let Some(Heard { node, .. }) = self.next_event(paces.next_change())? {
+                let stage = self.roster.stage(node);
+                schedule.note(node, stage);
+                if stage != Stage::Starting {
+                    paces.stop(node);
                 }
             } else {
-                for node in self.hurry_slow_ones() {
+                for node in self.hurry_slow_ones(&mut paces) {
                     self.give_up(node)?;
-                    fan_out.release(node);
+                    schedule.note(node, self.roster.stage(node));
+                    paces.stop(node);
                 }
             }
         }
-    }
-
-    /// Whether some nodes still hold a question about their key, or have not yet
-    /// ended by the answer.
-    fn is_asking(&self) -> bool {
-        let mut states = self.states.iter();
-        states.any(|state| matches!(state, State::Asking))
     }
 
     /// Lets a node connect, or go on now that its key is trusted.
     fn start(&mut self, node: NodeId) {
-        let state = &mut self.states[node.0];
-        let was_asking = matches!(state, State::Asking);
-        *state = State::Connecting(Instant::now(), Pace::Normal);
+        let was_asking = self.roster.state(node).is_trusted();
+        let Some(attempt) = self.roster.begin(node, Activity::Connect) else {
+            return;
+        };
         if was_asking {
-            self.cluster.order(node, Order::Trust);
+            self.cluster.begin(node, attempt, Order::Trust);
         } else {
-            self.cluster.start(node);
+            self.cluster.start(node, attempt);
         }
     }
 
-    fn next_remark(&self) -> Option<Instant> {
-        let states = self.states.iter().enumerate();
-        states
-            .filter_map(|(index, state)| match state {
-                State::Connecting(since, pace) => {
-                    let timeout = self.cluster.endpoint(NodeId(index)).connect_timeout;
-                    pace.ends_after(timeout).map(|time| *since + time)
-                }
-                _ => None,
-            })
-            .min()
-    }
-
-    /// Remarks on those that are slow, and ends those that take too long. Returns
-    /// the ones that not even this has ended.
-    fn hurry_slow_ones(&mut self) -> Vec<NodeId> {
-        let now = Instant::now();
+    /// Reports those that are slow, and ends those that take too long. Returns the ones
+    /// that not even this has ended.
+    fn hurry_slow_ones(&self, paces: &mut Paces) -> Vec<NodeId> {
         let mut slow = Vec::new();
         let mut hopeless = Vec::new();
-        for (index, state) in self.states.iter_mut().enumerate() {
-            let State::Connecting(since, pace) = state else {
-                continue;
-            };
-            let timeout = self.cluster.endpoint(NodeId(index)).connect_timeout;
-            while let Some(time) = pace.ends_after(timeout)
-                && now >= *since + time
-            {
-                *pace = pace.next();
-                match pace {
-                    Pace::Slow => slow.push(&self.targets[index]),
-                    Pace::GivenUp => hopeless.push(NodeId(index)),
-                    _ => self.cluster.unplug(NodeId(index)),
-                }
+        for (node, pace) in paces.changes(Instant::now()) {
+            match pace {
+                Pace::Normal => {}
+                Pace::Slow => slow.push(&self.targets[node.0]),
+                Pace::Overdue => self.cluster.unplug(node),
+                Pace::Hopeless => hopeless.push(node),
             }
         }
         for remark in summary::of_slow_ones(&slow, self.extent) {
@@ -160,25 +98,23 @@ impl Run {
         ))
         .because("its name is still being looked up, or the agent does not answer");
         let outcome = Outcome::failed(Status::Unreachable, reason);
-        self.note(node, NodeEvent::Ended(outcome))
+        let reactions = self.roster.give_up(node, outcome);
+        self.react(node, reactions).map(drop)
     }
 
-    /// Takes the unknown keys that can be decided on now: those to be recorded
-    /// without a question once no event waits, all others when no more are to come,
-    /// so that there is one question for all of them.
-    fn keys_to_decide(&mut self, is_idle: bool) -> Vec<(NodeId, HostKey)> {
-        let may_record = is_idle || self.cluster.events().is_empty();
-        let unknown = std::mem::take(&mut self.unknown_keys);
-        let (mut now, later): (Vec<_>, Vec<_>) = unknown.into_iter().partition(|(node, _)| {
-            match self.cluster.endpoint(*node).host_keys {
+    /// The unknown keys that can be decided on now, in target order: those to be
+    /// recorded without a question once no event waits, all others when no more are to
+    /// come, so that there is one question for all of them.
+    fn keys_to_decide(&self, is_complete: bool) -> Vec<(NodeId, HostKey)> {
+        let may_record = is_complete || self.cluster.events().is_empty();
+        let unknown = self.roster.unknown_keys().into_iter();
+        unknown
+            .filter(|(node, _)| match self.cluster.endpoint(*node).host_keys {
                 HostKeyPolicy::AcceptNew => may_record,
-                _ => is_idle,
-            }
-        });
-        self.unknown_keys = later;
-        // In the order in which they were named, not in that in which they answered.
-        now.sort_by_key(|(node, _)| *node);
-        now
+                _ => is_complete,
+            })
+            .map(|(node, key)| (node, key.clone()))
+            .collect()
     }
 
     /// Decides about unknown keys, and returns the nodes that may go on.
@@ -199,13 +135,17 @@ impl Run {
             match host_keys::judge(HostKeyPolicy::AcceptNew, verdict, host, *port, &key) {
                 // Somebody else recorded another key meanwhile.
                 Judgement::Refused(reason) => self.distrust(node, reason),
-                _ => trusted.push(node),
+                _ => {
+                    self.roster.trust(node);
+                    trusted.push(node);
+                }
             }
         }
         Ok(trusted)
     }
 
-    fn distrust(&self, node: NodeId, reason: Tree) {
+    fn distrust(&mut self, node: NodeId, reason: Tree) {
+        self.roster.distrust(node);
         self.cluster.order(node, Order::Distrust(reason));
     }
 
@@ -300,46 +240,29 @@ impl Run {
     }
 
     /// Whether the run may begin with the hosts that are there.
-    pub(super) fn judge(&mut self, skip_unreachable: bool) -> Result<(), Stop> {
-        let failed = self.nodes(|state| matches!(state, State::Ended(_)));
-        let outcomes: Vec<(&Target, &Outcome)> = failed
-            .iter()
-            .filter_map(|node| match &self.states[node.0] {
-                State::Ended(outcome) => Some((&self.targets[node.0], outcome)),
-                _ => None,
-            })
-            .collect();
-        if outcomes.is_empty() {
-            return Ok(());
+    pub(super) fn judge(&mut self) -> Result<(), Stop> {
+        let roster::Verdict { fatal, skipped } = self.roster.judge();
+        for warning in summary::of_skipped(&self.outcomes(&skipped), self.extent) {
+            self.log(Level::Warn, warning);
         }
-        // A wrong key is never a reason to look away.
-        let refused: Vec<_> = outcomes
-            .iter()
-            .copied()
-            .filter(|(_, outcome)| outcome.status == Status::HostKey)
-            .collect();
-        let fatal = if !skip_unreachable || outcomes.len() == self.targets.len() {
-            &outcomes
-        } else {
-            let skipped: Vec<_> = outcomes
-                .iter()
-                .copied()
-                .filter(|(_, outcome)| outcome.status != Status::HostKey)
-                .collect();
-            for warning in summary::of_skipped(&skipped, self.extent) {
-                self.log(Level::Warn, warning);
-            }
-            &refused
-        };
         if !fatal.is_empty() {
-            let tree = summary::of_connections(fatal, self.targets.len(), self.extent);
+            let failures = self.outcomes(&fatal);
+            let tree = summary::of_connections(&failures, self.targets.len(), self.extent);
             self.log(Level::Fatal, tree);
             return Err(Stop::Failed(ExitStatus::Connection));
         }
-        for node in failed {
-            self.tell_result(node);
-            self.states[node.0] = State::Skipped;
+        for node in skipped {
+            if let Some(result) = self.roster.skip(node) {
+                self.tell_result(node, result);
+            }
         }
         Ok(())
+    }
+
+    fn outcomes(&self, nodes: &[NodeId]) -> Vec<(&Target, &Outcome)> {
+        let nodes = nodes.iter();
+        nodes
+            .filter_map(|node| Some((&self.targets[node.0], self.roster.outcome(*node)?)))
+            .collect()
     }
 }

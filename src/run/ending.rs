@@ -1,13 +1,14 @@
 //! The end of a run: what stopped it, what still has to be said, and the exit
 //! status.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, RecvError, after, at, bounded, select};
 use signal_hook::consts::SIGTERM;
 use signal_hook::low_level::signal_name;
 
 use crate::cluster::job::Order;
+use crate::deadlines::{COMMANDS_END, FAREWELL, LAST_WORDS, LOCKS_FREE, PARTING};
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome};
 use crate::exit_status::ExitStatus;
@@ -15,24 +16,8 @@ use crate::hosts::{Target, fold};
 use crate::output::Message;
 use crate::output::printer::OutputError;
 use crate::output::summary;
-use crate::run::{Outlets, Run, State};
-
-/// How long nodes get to end their commands: the guards take three
-/// seconds before they kill, and a little more.
-const GRACE: Duration = Duration::from_millis(4_200);
-
-/// When a run that is being stopped ends, whatever its hosts do.
-const AT_THE_LATEST: Duration = Duration::from_millis(4_600);
-
-/// How long nodes get that are not logged in yet, and have nothing to end. (Looking
-/// up a name, and an agent, cannot be interrupted.)
-const PARTING: Duration = Duration::from_millis(300);
-
-/// How long nodes get to free their locks and to part after a normal run.
-const FAREWELL: Duration = Duration::from_millis(2_500);
-
-/// How long a run that was stopped tries to write output that nobody reads.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+use crate::run::roster::State;
+use crate::run::{Outlets, Run};
 
 /// What stops a run before its end.
 #[derive(Debug)]
@@ -137,6 +122,7 @@ impl Outlets {
 impl Run {
     /// Ends what still runs, reports, and says how the process is to end.
     pub(super) fn end(&mut self, result: Result<(), Stop>) -> ExitStatus {
+        self.roster.stop();
         let has_reported = result.is_ok();
         let result = result.and_then(|()| {
             self.end_output();
@@ -154,7 +140,7 @@ impl Run {
         self.end_nodes();
         self.end_output();
         self.tell_leftovers();
-        if stop.has_results() && self.has_commands && !has_reported {
+        if stop.has_results() && !self.roster.policy().only_locks && !has_reported {
             self.report();
         }
         self.outlets.flush_briefly(Some(&stop));
@@ -167,9 +153,9 @@ impl Run {
 
     /// How the hosts ended that the run was about.
     fn results(&self) -> Vec<(&Target, &Outcome)> {
-        let states = self.targets.iter().zip(&self.states);
-        states
-            .filter_map(|(target, state)| state.outcome().map(|outcome| (target, outcome)))
+        let outcomes = self.roster.outcomes().into_iter();
+        outcomes
+            .map(|(node, outcome)| (&self.targets[node.0], outcome))
             .collect()
     }
 
@@ -184,48 +170,35 @@ impl Run {
         self.cluster.cancel();
         // A server that keeps a call into libssh2 busy keeps its node from hearing
         // of it.
-        for node in self.nodes(State::is_connecting) {
+        for node in self.roster.nodes(State::is_connecting) {
             self.cluster.unplug(node);
         }
         let now = Instant::now();
-        self.settle(now + GRACE, |state| {
-            state.is_busy() && !state.is_connecting()
-        });
-        self.release(now + AT_THE_LATEST);
+        self.settle(now + COMMANDS_END, State::is_busy);
+        self.release(now + LOCKS_FREE);
         self.settle(now + PARTING, State::is_live);
-        for state in &mut self.states {
-            if !matches!(state, State::Ended(_) | State::Skipped) {
-                *state = State::Ended(state.outcome().cloned().unwrap_or_else(Outcome::cancelled));
-            }
-        }
-        for (node, reason) in &self.results.lost_locks {
-            let state = &mut self.states[node.0];
-            let outcome = state.outcome().cloned().unwrap_or_else(Outcome::cancelled);
-            *state = State::Ended(outcome.without_lock(reason));
-        }
+        self.roster.cut_off();
     }
 
     /// Frees the locks, last of all.
     fn release(&mut self, deadline: Instant) {
-        let is_there = |state: &State| state.is_live() && !state.is_connecting();
-        for node in self.nodes(is_there) {
+        for node in self.roster.nodes(State::holds_on) {
             self.cluster.order(node, Order::Release);
         }
-        self.settle(deadline, is_there);
-        let late = self.nodes(is_there);
-        self.unconfirmed.extend(late);
+        self.settle(deadline, State::holds_on);
         self.tell_unconfirmed();
     }
 
     fn tell_unconfirmed(&self) {
-        if self.unconfirmed.is_empty() {
+        let unconfirmed = self.roster.unconfirmed();
+        if unconfirmed.is_empty() {
             return;
         }
-        let nodes = self.unconfirmed.iter();
+        let nodes = unconfirmed.iter();
         let names = nodes.map(|node| self.targets[node.0].prefix.as_str());
         let text = format!(
             "no word in time that all has ended and the lock is free on {}: {}",
-            summary::nodes(self.unconfirmed.len()),
+            summary::nodes(unconfirmed.len()),
             fold(names)
         );
         self.log(Level::Warn, text);
@@ -236,12 +209,12 @@ impl Run {
     fn settle(&mut self, deadline: Instant, is_awaited: fn(&State) -> bool) {
         let deadline = at(deadline);
         let events = self.cluster.events().clone();
-        while self.states.iter().any(is_awaited) {
+        while self.roster.any(is_awaited) {
             select! {
                 recv(events) -> event => {
-                    if let Ok((node, event)) = event {
-                        // What stops a run that is being stopped does not matter.
-                        let _ = self.note(node, event);
+                    if let Ok((node, attempt, event)) = event {
+                        // Nothing stops a run that is being stopped.
+                        let _ = self.hear(node, attempt, event);
                     }
                 }
                 recv(deadline) -> _ => break,

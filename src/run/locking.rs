@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cluster::LEASE_PERIODS;
-use crate::cluster::fan_out::FanOut;
 use crate::cluster::job::Order;
 use crate::config::Config;
 use crate::error::Tree;
-use crate::event::{Identity, Level, LockRefusal, Log, NodeId};
+use crate::event::{Level, LockRefusal, Log, NodeId};
 use crate::exit_status::ExitStatus;
 use crate::output::Phase;
 use crate::output::summary::{self, Failure};
 use crate::random;
 use crate::remote::guard::{self, LockTarget};
 use crate::run::ending::Stop;
-use crate::run::{Run, State};
+use crate::run::roster::{Activity, State, Step};
+use crate::run::{Run, refusal};
 
 /// The first pause before another try for the locks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -43,7 +43,7 @@ impl Run {
                     return Err(self.refuse(&refused, config.lock.wait));
                 }
                 self.warn_about(&refused);
-                return self.guard(refused, None, config);
+                return self.start_guards(refused, None, config);
             }
             if pause == PAUSES.0 {
                 self.log(
@@ -63,9 +63,9 @@ impl Run {
     /// runs that start together one gets them all, then the others at once.
     /// Returns those that somebody else has.
     fn try_to_lock(&mut self, config: &Config) -> Result<Vec<NodeId>, Stop> {
-        let mut nodes = self.nodes(|state| matches!(state, State::Connected));
+        let mut nodes = self.roster.nodes(State::is_connected);
         if !config.lock.is_wanted {
-            self.guard(nodes, None, config)?;
+            self.start_guards(nodes, None, config)?;
             return Ok(Vec::new());
         }
         nodes.sort_by_key(|node| {
@@ -82,8 +82,8 @@ impl Run {
         let (ours, refused): (Vec<NodeId>, Vec<NodeId>) = self
             .refused()
             .into_iter()
-            .partition(|node| self.is_ours(*node));
-        self.guard(ours, None, config)?;
+            .partition(|node| self.roster.is_locked_by_us(*node));
+        self.start_guards(ours, None, config)?;
         Ok(refused)
     }
 
@@ -95,11 +95,12 @@ impl Run {
                 self.log(Level::Trace, format!("{node} running lock command"));
             }
         }
-        self.guard(nodes, Some(&config.lock.target), config)
+        self.start_guards(nodes, Some(&config.lock.target), config)
     }
 
-    /// Starts a guard on each of these hosts and waits for all of them.
-    fn guard(
+    /// Starts a guard on each of these hosts, waits for all of them, and judges the hosts
+    /// that were lost meanwhile or did not let the guard in.
+    fn start_guards(
         &mut self,
         nodes: Vec<NodeId>,
         lock: Option<&LockTarget>,
@@ -110,58 +111,23 @@ impl Run {
             lease: config.heartbeat * LEASE_PERIODS,
             holder: self.holder.clone(),
         });
-        let mut fan_out = FanOut::new(config.threads, nodes);
-        loop {
-            while let Some(node) = fan_out.admit() {
-                self.states[node.0] = State::Locking;
-                self.cluster
-                    .order(node, Order::Guard(Arc::clone(&arguments)));
-            }
-            if fan_out.is_idle() {
-                // Hosts that were lost, or did not let the guard in.
-                return self.judge(config.skip_unreachable);
-            }
-            if let Some(node) = self.next_event(None)?
-                && !matches!(self.states[node.0], State::Locking)
-            {
-                fan_out.release(node);
-            }
-        }
+        let order = |_: &Self, _| Order::Guard(Arc::clone(&arguments));
+        self.begin_all(nodes, Activity::Lock, order)?;
+        self.judge()
     }
 
     fn refused(&self) -> Vec<NodeId> {
-        self.nodes(|state| matches!(state, State::Refused(_)))
-    }
-
-    /// Whether the lock that a host was refused is held by this run, under
-    /// another name of the same machine.
-    fn is_ours(&self, node: NodeId) -> bool {
-        let State::Refused(LockRefusal::Held { identity, .. }) = &self.states[node.0] else {
-            return false;
-        };
-        let is_it = |locked: &Identity| locked.is_same(identity);
-        self.states
-            .iter()
-            .any(|state| matches!(state, State::Guarded(Some(locked)) if is_it(locked)))
+        self.roster.nodes(State::is_refused)
     }
 
     fn unlock_all(&mut self) -> Result<(), Stop> {
-        for node in self.nodes(|state| matches!(state, State::Guarded(_))) {
-            self.states[node.0] = State::Locking;
-            self.cluster.order(node, Order::Unlock);
+        for node in self.roster.nodes(State::is_ready) {
+            self.begin(node, Activity::Unlock, Order::Unlock);
         }
-        while self
-            .states
-            .iter()
-            .any(|state| matches!(state, State::Locking))
-        {
+        while self.roster.any(State::is_unlocking) {
             self.next_event(None)?;
         }
-        for state in &mut self.states {
-            if matches!(state, State::Refused(_)) {
-                *state = State::Connected;
-            }
-        }
+        self.roster.forget_refusals();
         Ok(())
     }
 
@@ -175,13 +141,9 @@ impl Run {
     }
 
     fn refusals(&self, nodes: &[NodeId]) -> Vec<(NodeId, &LockRefusal)> {
-        nodes
-            .iter()
-            .filter_map(|node| match &self.states[node.0] {
-                State::Refused(refusal) => Some((*node, refusal)),
-                _ => None,
-            })
-            .collect()
+        let mut refusals = self.roster.refusals();
+        refusals.retain(|(node, _)| nodes.contains(node));
+        refusals
     }
 
     fn refusal_tree(&self, refused: &[NodeId], headline: &str) -> Tree {
@@ -203,7 +165,7 @@ impl Run {
         refusals
             .map(|(node, refusal)| {
                 let target = &self.targets[node.0];
-                let (what, reason) = describe(refusal);
+                let (what, reason) = refusal::describe(refusal);
                 Failure {
                     target,
                     what: what.to_owned(),
@@ -237,45 +199,11 @@ impl Run {
             Level::Warn,
             "-L|--lock was passed, waiting for interrupt...",
         );
+        self.roster.enter(Step::Hold);
         loop {
-            let Some(node) = self.next_event(None)? else {
-                continue;
-            };
-            let State::Ended(outcome) = &self.states[node.0] else {
-                continue;
-            };
-            let reason = outcome
-                .reason
-                .clone()
-                .unwrap_or_else(|| "the connection is lost".into());
-            self.lock_lost(node, reason)?;
-            if !self.states.iter().any(State::is_live) {
-                self.log(Level::Fatal, "no node is left to hold a lock on");
-                return Err(Stop::Failed(ExitStatus::LockLost));
-            }
+            self.next_event(None)?;
         }
     }
-}
-
-/// What failed, and why.
-pub(super) fn describe(refusal: &LockRefusal) -> (&'static str, Option<Tree>) {
-    let reason = match refusal {
-        LockRefusal::Held { holder, .. } => {
-            let holder = (!holder.is_empty()).then(|| format!("held by {holder}").into());
-            return (
-                "can't acquire lock, lock already obtained by another process",
-                holder,
-            );
-        }
-        LockRefusal::NoFlock => {
-            "there is no flock(1) on the host: install util-linux, or go without locks (-y)".into()
-        }
-        LockRefusal::NoTarget(reason) => Tree::new(reason),
-        LockRefusal::Forbidden(reason) => {
-            Tree::new(reason).because("try it as root (-x), or lock something else (--lock-file)")
-        }
-    };
-    ("can't acquire lock", Some(reason))
 }
 
 /// The holder of the locks of this run, as other runs show it: `ops@deploy1 since

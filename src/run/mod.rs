@@ -7,6 +7,10 @@
 //! [`connecting`] brings the hosts up, [`locking`] locks them, [`progress`] tells
 //! how far that is and how each host ended, [`ending`] takes everything down and
 //! reports; [`signals`] and [`terminal`] are the ways from and to the user.
+//!
+//! What follows from an event is decided in [`roster`], and who may start next in
+//! [`schedule`]. Both are pure, as the coordinator is; this file carries out what the
+//! roster says.
 
 mod command;
 mod connecting;
@@ -14,7 +18,11 @@ mod coordinator;
 mod displays;
 mod ending;
 mod locking;
+mod pace;
 mod progress;
+mod refusal;
+mod roster;
+mod schedule;
 mod secrets;
 mod signals;
 mod sync;
@@ -29,14 +37,12 @@ use crossbeam_channel::{Receiver, Sender, at, never, select, unbounded};
 
 use crate::cluster::Cluster;
 use crate::cluster::input::InputError;
+use crate::cluster::job::Order;
 use crate::cluster::node::Shared;
-use crate::cluster::stream::Stream;
 use crate::cluster::sudo_dialog::Sudo;
 use crate::config::{Config, Look, Mode};
 use crate::error::Tree;
-use crate::event::{
-    HostKey, Identity, Level, LockRefusal, Log, NodeEvent, NodeId, Outcome, Status,
-};
+use crate::event::{Attempt, Level, Log, NodeEvent, NodeId, Outcome};
 use crate::exit_status::ExitStatus;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::hosts::{Endpoint, HostKeyPolicy, Target};
@@ -49,11 +55,11 @@ use crate::random;
 use crate::remote::sudo::Nonces;
 
 use command::Tool;
-use connecting::Pace;
 use ending::Stop;
-use progress::Results;
+use roster::{Activity, Reaction, Reactions, Reason, Roster, ToolFailure};
+use schedule::Schedule;
 use secrets::Secrets;
-use upload::Follower;
+use upload::Delivery;
 
 /// Does what the configuration says, and says how the process is to end.
 ///
@@ -223,118 +229,29 @@ fn describe(problem: &Problem) -> Tree {
     }
 }
 
-/// Where a node is, as far as main knows.
-#[derive(Debug)]
-enum State {
-    /// Its thread has not been started.
-    Waiting,
-    /// It connects, since then.
-    Connecting(Instant, Pace),
-    /// It waits for a decision on its host key.
-    Asking,
-    /// It is logged in, and nothing runs there.
-    Connected,
-    /// It starts a guard.
-    Locking,
-    /// It could not be locked.
-    Refused(LockRefusal),
-    /// Its guard runs, and has locked this.
-    Guarded(Option<Identity>),
-    /// It gets ready for an upload.
-    Preparing,
-    /// It waits for the upload, in this directory.
-    Awaiting(Identity),
-    /// It takes the upload, or waits for another name of it to do so.
-    Uploading,
-    /// Its command runs.
-    Running,
-    /// It has done a step of the run, which others are still at.
-    Passed,
-    /// Its command has ended; the guard is still there.
-    Finished(Outcome),
-    /// It has ended.
-    Ended(Outcome),
-    /// It could not be reached, and the run goes on without it.
-    Skipped,
-}
-
-impl State {
-    /// There is a thread that has not ended.
-    fn is_live(&self) -> bool {
-        !matches!(self, Self::Waiting | Self::Ended(_) | Self::Skipped)
-    }
-
-    /// It is not logged in yet.
-    fn is_connecting(&self) -> bool {
-        matches!(self, Self::Connecting(..))
-    }
-
-    /// Something is under way there that is to be waited for.
-    fn is_busy(&self) -> bool {
-        matches!(
-            self,
-            Self::Connecting(..)
-                | Self::Asking
-                | Self::Locking
-                | Self::Preparing
-                | Self::Awaiting(_)
-                | Self::Uploading
-                | Self::Running
-        )
-    }
-
-    /// How it ended, if it has.
-    fn outcome(&self) -> Option<&Outcome> {
-        match self {
-            Self::Finished(outcome) | Self::Ended(outcome) => Some(outcome),
-            _ => None,
-        }
-    }
-}
-
 /// A run in progress.
 struct Run {
     targets: Arc<[Target]>,
-    states: Vec<State>,
-    /// Keys that nobody knows, to be decided on.
-    unknown_keys: Vec<(NodeId, HostKey)>,
+    roster: Roster,
     cluster: Cluster,
     outlets: Outlets,
     input_problems: (Sender<InputError>, Receiver<InputError>),
-    /// A lock that cannot be had, or is lost, is only a warning (`-t`, `-y`).
-    lock_is_optional: bool,
-    /// Hosts have something to finish, and results to tell.
-    has_commands: bool,
-    /// A connection that is lost is a lost lock.
-    loss_is_lost_lock: bool,
-    /// What hosts are doing now is the last that they do: its end is theirs.
-    is_last_step: bool,
-    /// An upload that was never begun.
-    unsent: Option<Stream>,
-    /// Who waits for another target to take the upload.
-    followers: Vec<Follower>,
-    /// Where something is left in run directories.
-    leftovers: Vec<(NodeId, String)>,
-    /// Where it is not known whether all has ended.
-    unconfirmed: Vec<NodeId>,
+    /// How many hosts start something at once (`-d`).
+    threads: usize,
+    delivery: Delivery,
     /// The holder of the locks, for other runs.
     holder: String,
     /// How much is told where many hosts fail.
     extent: Extent,
-    /// What the run is busy with.
+    /// What the status bar shows.
     phase: Phase,
-    results: Results,
 }
 
-/// How a run is done.
-#[derive(Clone, Copy)]
-struct Conduct {
-    /// How many hosts are started at once.
-    threads: usize,
-    /// Hosts that fail early are dropped (`-w`).
-    is_loose: bool,
-    /// The first failure ends it all.
-    fail_fast: bool,
+/// A node has said something, and main has done what follows from it.
+struct Heard {
+    node: NodeId,
+    /// What is left to be done: its sync tool has failed.
+    tool_failure: Option<ToolFailure>,
 }
 
 impl Run {
@@ -342,7 +259,7 @@ impl Run {
         let targets: Arc<[Target]> = config.targets.clone().into();
         let display = outlets.display.clone();
         Self {
-            states: targets.iter().map(|_| State::Waiting).collect(),
+            roster: Roster::new(targets.len(), policy(config)),
             cluster: Cluster::new(
                 Arc::clone(&targets),
                 config.endpoints.clone(),
@@ -350,46 +267,26 @@ impl Run {
                 display,
             ),
             targets,
-            unknown_keys: Vec::new(),
             outlets,
             // Unbounded, for the one thing that a feeder says.
             input_problems: unbounded(),
-            lock_is_optional: config.lock.is_optional,
-            has_commands: matches!(
-                config.mode,
-                Mode::Command(_) | Mode::Upload(_) | Mode::Sync(_)
-            ),
-            loss_is_lost_lock: false,
-            is_last_step: false,
-            unsent: None,
-            followers: Vec::new(),
-            leftovers: Vec::new(),
-            unconfirmed: Vec::new(),
+            threads: config.threads,
+            delivery: Delivery::default(),
             holder: locking::holder(),
             extent: extent(&config.look),
             phase: Phase::Connect,
-            results: Results::default(),
         }
     }
 
     /// The plot.
     fn play(&mut self, config: Config) -> Result<(), Stop> {
-        self.connect(&config)?;
+        self.connect()?;
         self.lock(&config)?;
-        let conduct = Conduct {
-            threads: config.threads,
-            is_loose: config.skip_unreachable,
-            fail_fast: config.fail_fast,
-        };
-        // Half a change to a cluster is worse than none: all go on, or nobody.
-        self.loss_is_lost_lock = matches!(config.mode, Mode::Upload(_) | Mode::Sync(_))
-            && config.lock.is_wanted
-            && !config.skip_unreachable;
         match config.mode {
             Mode::List => Ok(()),
-            Mode::Command(command) => self.command(command, Tool::default(), conduct),
-            Mode::Upload(upload) => self.upload_only(upload, conduct),
-            Mode::Sync(sync) => self.sync(*sync, conduct),
+            Mode::Command(command) => self.command(command, Tool::default()),
+            Mode::Upload(upload) => self.upload_only(upload),
+            Mode::Sync(sync) => self.sync(*sync),
             Mode::Lock => self.hold(),
         }
     }
@@ -398,25 +295,54 @@ impl Run {
         self.outlets.display.log(level, text.into());
     }
 
-    /// The nodes that a predicate on their state holds for.
-    fn nodes(&self, predicate: impl Fn(&State) -> bool) -> Vec<NodeId> {
-        let states = self.states.iter().enumerate();
-        states
-            .filter(|(_, state)| predicate(state))
-            .map(|(index, _)| NodeId(index))
-            .collect()
+    /// Has a node begin something, unless it has ended.
+    fn begin(&mut self, node: NodeId, activity: Activity, order: Order) {
+        if let Some(attempt) = self.roster.begin(node, activity) {
+            self.cluster.begin(node, attempt, order);
+        }
+    }
+
+    /// Has the nodes begin something whose turn it is.
+    fn begin_next(&mut self, schedule: &mut Schedule, mut begin: impl FnMut(&mut Self, NodeId)) {
+        while let Some(node) = schedule.admit() {
+            begin(self, node);
+            schedule.note(node, self.roster.stage(node));
+        }
+    }
+
+    /// Has each of these nodes begin something, as many at once as may, and waits until
+    /// all have got through with it, or to where they wait for main.
+    fn begin_all(
+        &mut self,
+        nodes: Vec<NodeId>,
+        activity: Activity,
+        mut order: impl FnMut(&Self, NodeId) -> Order,
+    ) -> Result<(), Stop> {
+        let mut schedule = Schedule::new(self.threads, nodes);
+        loop {
+            self.begin_next(&mut schedule, |run, node| {
+                let order = order(run, node);
+                run.begin(node, activity, order);
+            });
+            if schedule.has_started_all() {
+                return Ok(());
+            }
+            if let Some(Heard { node, .. }) = self.next_event(None)? {
+                schedule.note(node, self.roster.stage(node));
+            }
+        }
     }
 
     /// Waits for the next event of a node, or until `deadline`.
-    fn next_event(&mut self, deadline: Option<Instant>) -> Result<Option<NodeId>, Stop> {
+    fn next_event(&mut self, deadline: Option<Instant>) -> Result<Option<Heard>, Stop> {
         let alarm = deadline.map_or_else(never, at);
         let events = self.cluster.events().clone();
         select! {
             recv(events) -> event => match event {
-                Ok((node, event)) => {
-                    let noted = self.note(node, event);
+                Ok((node, attempt, event)) => {
+                    let heard = self.hear(node, attempt, event);
                     self.show_progress();
-                    noted.map(|()| Some(node))
+                    heard.map(Some)
                 }
                 // The cluster holds a sender itself.
                 Err(_) => Ok(None),
@@ -434,86 +360,50 @@ impl Run {
         }
     }
 
-    fn note(&mut self, node: NodeId, event: NodeEvent) -> Result<(), Stop> {
-        if matches!(self.states[node.0], State::Ended(_) | State::Skipped) {
-            // It was given up while it was connecting.
-            return Ok(());
-        }
-        if let Some((level, step)) = name_of(&event)
+    fn hear(&mut self, node: NodeId, attempt: Attempt, event: NodeEvent) -> Result<Heard, Stop> {
+        if self.roster.hears(node, attempt, &event)
+            && let Some((level, step)) = name_of(&event)
             && self.outlets.display.enabled(level)
         {
             self.log(level, format!("{} {step}", self.targets[node.0].node()));
         }
-        let state = match event {
-            NodeEvent::Connected | NodeEvent::Unlocked => State::Connected,
-            NodeEvent::UnknownHostKey(key) => {
-                self.unknown_keys.push((node, key));
-                State::Asking
-            }
-            NodeEvent::Guarded(identity) => State::Guarded(identity),
-            NodeEvent::Refused(refusal) => State::Refused(refusal),
-            NodeEvent::Started => State::Running,
-            NodeEvent::Finished(outcome) => {
-                self.log_end(node, &outcome);
-                if outcome.is_ok() && !self.is_last_step {
-                    State::Passed
-                } else {
-                    State::Finished(outcome)
-                }
-            }
-            NodeEvent::Uploaded(outcome) if self.is_last_step => State::Finished(outcome),
-            NodeEvent::RunDirectory | NodeEvent::Uploaded(_) => State::Guarded(None),
-            NodeEvent::Awaiting(place) => State::Awaiting(place),
-            NodeEvent::Left(left) => {
-                self.leftovers.push((node, left));
-                return Ok(());
-            }
-            NodeEvent::NotLetGo => {
-                self.unconfirmed.push(node);
-                return Ok(());
-            }
-            NodeEvent::Ended(outcome) => return self.note_end(node, outcome),
-            NodeEvent::LockLost(reason) => return self.lock_lost(node, reason),
-            NodeEvent::InputFailed(problem) => return Err(Stop::Local(problem)),
-        };
-        let was_running = matches!(self.states[node.0], State::Running);
-        self.states[node.0] = state;
-        if was_running && self.is_last_step && self.states[node.0].outcome().is_some() {
-            self.tell_result(node);
-        }
-        Ok(())
+        let reactions = self.roster.on(node, attempt, event);
+        let tool_failure = self.react(node, reactions)?;
+        Ok(Heard { node, tool_failure })
     }
 
-    fn note_end(&mut self, node: NodeId, outcome: Outcome) -> Result<(), Stop> {
-        let is_loss = outcome.status == Status::Connection;
-        let was_running = matches!(self.states[node.0], State::Running);
-        let reason = outcome.reason.clone();
-        self.states[node.0] = match &self.states[node.0] {
-            // What became of the command counts, not how we parted.
-            State::Finished(finished) => {
-                if is_loss && !self.loss_is_lost_lock {
+    /// Does what follows from an event. Returns what only a plot can do.
+    fn react(&self, node: NodeId, reactions: Reactions) -> Result<Option<ToolFailure>, Stop> {
+        let mut tool_failure = None;
+        for reaction in reactions {
+            match reaction {
+                Reaction::LogEnd(outcome) => self.log_end(node, &outcome),
+                Reaction::LogLoss(outcome) => self.log_loss(node, &outcome),
+                Reaction::WarnOfLoss(outcome) => {
                     let lost = summary::of_connection(&self.targets[node.0], &outcome);
                     self.log(Level::Warn, lost);
                 }
-                State::Ended(finished.clone())
-            }
-            state => {
-                let was_at_work = was_running || matches!(state, State::Uploading);
-                if is_loss && was_at_work && !self.loss_is_lost_lock {
-                    self.log_loss(node, &outcome);
+                Reaction::LogLostLock { reason, is_fatal } => {
+                    self.log_lost_lock(node, reason, is_fatal);
                 }
-                self.log_end(node, &outcome);
-                State::Ended(outcome)
+                Reaction::Result(outcome) => self.tell_result(node, outcome),
+                Reaction::ToolFailed(failure) => tool_failure = Some(failure),
+                Reaction::Stop(reason) => return Err(self.stop_for(reason)),
             }
-        };
-        if is_loss && self.loss_is_lost_lock {
-            let reason = reason.unwrap_or_else(|| "the connection is lost".into());
-            return self.lock_lost(node, reason);
         }
-        if was_running && self.is_last_step {
-            self.tell_result(node);
+        Ok(tool_failure)
+    }
+
+    fn stop_for(&self, reason: Reason) -> Stop {
+        match reason {
+            Reason::LockLost => Stop::LockLost,
+            Reason::FirstFailure => Stop::FailFast,
+            Reason::Input(problem) => Stop::Local(problem),
+            Reason::NobodyLeft => {
+                self.log(Level::Fatal, "no node is left to hold a lock on");
+                Stop::Failed(ExitStatus::LockLost)
+            }
         }
-        Ok(())
     }
 
     /// A host is lost while others may go on for hours: the summary comes late.
@@ -544,20 +434,26 @@ impl Run {
         }
     }
 
-    fn lock_lost(&mut self, node: NodeId, reason: Tree) -> Result<(), Stop> {
+    fn log_lost_lock(&self, node: NodeId, reason: Tree, is_fatal: bool) {
         let text = format!(
             "{} heartbeat failed: lock lost",
             self.targets[node.0].node()
         );
-        let tree = Tree::new(text).because(reason);
-        if self.lock_is_optional {
-            self.log(Level::Warn, tree);
-            return Ok(());
-        }
-        let reason = tree.causes.first().unwrap_or(&tree);
-        self.results.lost_locks.insert(node, reason.clone());
-        self.log(Level::Error, tree);
-        Err(Stop::LockLost)
+        let level = if is_fatal { Level::Error } else { Level::Warn };
+        self.log(level, Tree::new(text).because(reason));
+    }
+}
+
+/// What the options make of a failure.
+fn policy(config: &Config) -> roster::Policy {
+    let is_change = matches!(config.mode, Mode::Upload(_) | Mode::Sync(_));
+    roster::Policy {
+        lock_is_optional: config.lock.is_optional,
+        // Half a change to a cluster is worse than none: all go on, or none does.
+        loss_is_lock_loss: is_change && config.lock.is_wanted && !config.skip_unreachable,
+        is_loose: config.skip_unreachable,
+        fail_fast: config.fail_fast,
+        only_locks: matches!(config.mode, Mode::Lock),
     }
 }
 

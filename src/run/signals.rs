@@ -12,11 +12,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
+use crate::deadlines::PROCESS_END;
 use crate::output::screen::Standing;
-
-/// How long main may take to end after a signal. (It means to take less; this
-/// is for when something keeps it: an agent that does not answer, say.)
-const LATEST: Duration = Duration::from_millis(4_900);
 
 /// Signals within this time after the first are the same one: timeout(1) signals its
 /// child, and then the process group that the child is in.
@@ -52,7 +49,8 @@ pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
             let _ = thread::Builder::new()
                 .name("latest end".into())
                 .spawn(move || {
-                    thread::sleep(LATEST);
+                    // Main means to be faster; an agent that does not answer may keep it.
+                    thread::sleep(PROCESS_END);
                     end_by(first, &for_latest);
                 });
             if let Some(second) = received.find(|_| begun.elapsed() >= SAME) {

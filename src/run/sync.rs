@@ -19,12 +19,13 @@ use crate::remote::script::Script;
 use crate::run::command::Tool;
 use crate::run::coordinator::{self, Action, Coordinator};
 use crate::run::ending::Stop;
-use crate::run::{Conduct, Run, State, random_bytes};
+use crate::run::roster::{State, Step};
+use crate::run::{Run, random_bytes};
 
 impl Run {
     /// Uploads, and runs the sync tool where that went well.
-    pub(super) fn sync(&mut self, sync: Sync, conduct: Conduct) -> Result<(), Stop> {
-        let has_tool = !sync.is_default_tool || self.find_tool(conduct)?;
+    pub(super) fn sync(&mut self, sync: Sync) -> Result<(), Stop> {
+        let has_tool = !sync.is_default_tool || self.find_tool()?;
         let is_placing = match sync.placing {
             Placing::Never => false,
             Placing::InsteadOfTool => !has_tool,
@@ -43,8 +44,8 @@ impl Run {
         let mut has_run_directory = false;
         if let Some(upload) = sync.upload {
             has_run_directory = upload.directory == Directory::Run;
-            self.upload(upload, conduct)?;
-            self.judge_upload(conduct)?;
+            self.upload(upload, false)?;
+            self.judge_upload()?;
         }
         if is_placing {
             // It is a sync tool, and may take as long as one.
@@ -53,44 +54,31 @@ impl Run {
                 ..Job::internal(Script::Place)
             });
             if !has_tool {
-                return self.last_step(&job, conduct);
+                return self.last_step(&job);
             }
-            self.step(&job, conduct)?;
-            self.judge_upload(conduct)?;
+            self.step(&job)?;
+            self.judge_upload()?;
         }
         // What has been put in place is of no use in the run directory.
         let keeps_run_directory = has_run_directory && !is_placing;
         let protocol = match sync.speaks_protocol {
-            true => Some(self.coordinate(conduct)?),
+            true => Some(self.coordinate()?),
             false => None,
         };
         let tool = Tool {
             keeps_run_directory,
             protocol,
         };
-        self.command(sync.tool, tool, conduct)
+        self.command(sync.tool, tool)
     }
 
     /// Whether the default tool is there: on all hosts, or on none.
-    fn find_tool(&mut self, conduct: Conduct) -> Result<bool, Stop> {
+    fn find_tool(&mut self) -> Result<bool, Stop> {
         let job = Arc::new(Job::internal(Script::FindTool));
-        // It fails where there is none, which is no reason to stop.
-        let patient = Conduct {
-            fail_fast: false,
-            ..conduct
-        };
-        let looked = self.step(&job, patient);
-        let is_missing = |state: &State| {
-            state.is_live()
-                && state.outcome().map(|outcome| &outcome.status) == Some(&Status::Exit(1))
-        };
-        let missing = self.nodes(is_missing);
-        // Nor is it how such a host ends, whatever stops the run.
-        for node in &missing {
-            self.states[node.0] = State::Guarded(None);
-        }
-        looked?;
-        let mut found = self.nodes(|state| matches!(state, State::Guarded(_)));
+        self.run_job(&job, Step::Search)?;
+        self.roster.regroup();
+        let missing = self.roster.without_tool();
+        let mut found = self.roster.nodes(State::is_ready);
         found.retain(|node| !missing.contains(node));
         if !missing.is_empty() && !found.is_empty() {
             let names = missing
@@ -104,7 +92,7 @@ impl Run {
             self.log(Level::Fatal, Tree::new(headline).because(fold(names)));
             return Err(Stop::Failed(ExitStatus::Failed));
         }
-        self.judge_upload(conduct)?;
+        self.judge_upload()?;
         Ok(missing.is_empty())
     }
 
@@ -117,12 +105,13 @@ impl Run {
     }
 
     /// Starts the coordinator of the tools on all hosts that are ready.
-    fn coordinate(&self, conduct: Conduct) -> Result<Protocol, Stop> {
+    fn coordinate(&self) -> Result<Protocol, Stop> {
         let prefix = Prefix::new(random_bytes()?);
-        let nodes = self.nodes(|state| matches!(state, State::Guarded(_)));
+        let nodes = self.roster.nodes(State::is_ready);
         let named = |node: &NodeId| (*node, self.targets[node.0].node());
         let names: Names = nodes.iter().map(|node| named(node).1).collect();
-        let machine = Coordinator::new(prefix.clone(), nodes.iter().map(named), conduct.is_loose);
+        let is_loose = self.roster.policy().is_loose;
+        let machine = Coordinator::new(prefix.clone(), nodes.iter().map(named), is_loose);
         let couriers: HashMap<NodeId, _> = nodes
             .iter()
             .filter_map(|node| Some((*node, self.cluster.courier(*node)?)))
@@ -162,12 +151,13 @@ impl Run {
     /// (Who expected them in their place shall not have to look for them.)
     pub(super) fn tell_leftovers(&self) {
         let is_ok = |(node, _): &(NodeId, String)| {
-            let outcome = self.states[node.0].outcome();
+            let outcome = self.roster.outcome(*node);
             outcome.is_some_and(|outcome| outcome.status == Status::Ok)
         };
         let name = |node: NodeId| self.targets[node.0].prefix.as_str();
-        let tool_is_ok = self.leftovers.iter().all(is_ok);
-        let Some(text) = leftovers(&self.leftovers, name, tool_is_ok) else {
+        let left = self.roster.leftovers();
+        let tool_is_ok = left.iter().all(is_ok);
+        let Some(text) = leftovers(left, name, tool_is_ok) else {
             return;
         };
         // Under -q too: without it the upload would have gone nowhere, silently.

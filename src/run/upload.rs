@@ -17,7 +17,6 @@ use crate::archive::sources::Sources;
 use crate::archive::walk::Entry;
 use crate::archive::write::{self, Listener, Sent};
 use crate::archive::{ArchiveError, Warning};
-use crate::cluster::fan_out::FanOut;
 use crate::cluster::job::{Job, JobKind, Order};
 use crate::cluster::stream::{Outlet, Stream};
 use crate::config::Upload;
@@ -27,8 +26,9 @@ use crate::output::{Display, Message, Phase, Progress, summary};
 use crate::remote::command_line::Directory;
 use crate::remote::script::Script;
 use crate::remote::unpack::Unpack;
+use crate::run::Run;
 use crate::run::ending::Stop;
-use crate::run::{Conduct, Run, State};
+use crate::run::roster::{Activity, State, Step};
 
 /// How often the progress is told.
 const OFTEN_ENOUGH: Duration = Duration::from_millis(50);
@@ -36,9 +36,19 @@ const OFTEN_ENOUGH: Duration = Duration::from_millis(50);
 /// How many names of files may be on their way to the printer.
 const NAMES: u64 = 256;
 
+/// What an upload keeps for the hosts that have not been sent anything yet.
+#[derive(Default)]
+pub(super) struct Delivery {
+    /// The stream of an upload that was never begun. It is kept to the end of the run:
+    /// hosts that wait for it are to be told to stop, and not that it is gone.
+    unsent: Option<Stream>,
+    /// The hosts that wait for another one to take the upload.
+    followers: Vec<Follower>,
+}
+
 /// A target that is the same directory of the same machine as one before it.
 #[derive(Debug)]
-pub(super) struct Follower {
+struct Follower {
     /// The one that takes the archive.
     leader: NodeId,
     outlet: Outlet,
@@ -46,21 +56,21 @@ pub(super) struct Follower {
 
 impl Run {
     /// `-U`: uploads, and nothing else.
-    pub(super) fn upload_only(&mut self, upload: Upload, conduct: Conduct) -> Result<(), Stop> {
-        self.is_last_step = true;
-        self.upload(upload, conduct)
+    pub(super) fn upload_only(&mut self, upload: Upload) -> Result<(), Stop> {
+        self.upload(upload, true)
     }
 
     /// Uploads to all hosts. Afterwards those that have taken it are ready for
     /// more, unless it is the last step; whether the others matter is still to be judged.
-    pub(super) fn upload(&mut self, upload: Upload, conduct: Conduct) -> Result<(), Stop> {
+    pub(super) fn upload(&mut self, upload: Upload, is_last: bool) -> Result<(), Stop> {
         for warning in &upload.sources.warnings {
             self.log(Level::Warn, warning.clone());
         }
+        self.roster.enter(Step::Upload { is_last });
         self.enter(Phase::Upload);
         if upload.directory == Directory::Run {
             let id = run_directory_id();
-            self.prepare(conduct, |_, _| Order::MakeRunDirectory(Arc::clone(&id)))?;
+            self.prepare(|_, _| Order::MakeRunDirectory(Arc::clone(&id)))?;
         }
         let script = Script::Unpack(Unpack {
             directory: upload.directory.clone(),
@@ -71,33 +81,27 @@ impl Run {
             ..Job::internal(script)
         });
         let mut stream = Stream::new();
-        let prepared = self.prepare(conduct, |run, node| {
+        let prepared = self.prepare(|run, node| {
             let chunks = stream.add(node, run.cluster.waker(node));
             Order::Unpack(Arc::clone(&job), chunks)
         });
         if let Err(stop) = prepared {
-            // Hosts that wait for it are told to stop, and not that it is gone.
-            self.unsent = Some(stream);
+            self.delivery.unsent = Some(stream);
             return Err(stop);
         }
         let begun = Instant::now();
-        let takers = self.nodes(|state| matches!(state, State::Awaiting(_)));
-        self.find_followers(&takers, &mut stream);
-        for node in &takers {
-            self.states[node.0] = State::Uploading;
-        }
+        let takers = self.roster.nodes(State::is_awaiting);
+        self.find_followers(&mut stream);
+        self.roster.send_upload();
         let compression = upload.compression;
         let sent = self.send(upload, stream, takers.len())?;
-        let is_uploading = |state: &State| matches!(state, State::Uploading);
-        while self.states.iter().any(is_uploading) {
+        while self.roster.any(State::is_uploading) {
             self.next_event(None)?;
             self.tell_followers(compression);
         }
-        let has_taken = |node: &&NodeId| match &self.states[node.0] {
-            State::Guarded(_) => true,
-            state => state.outcome().is_some_and(Outcome::is_ok),
-        };
-        let taken = takers.iter().filter(has_taken).count();
+        let takers = takers.into_iter();
+        let taken = takers.filter(|node| self.roster.has_taken_upload(*node));
+        let taken = taken.count();
         // A host that has taken all of it did so after this was told.
         if taken > 0
             && let Ok(sent) = sent.try_recv()
@@ -109,37 +113,38 @@ impl Run {
 
     /// Of several targets that are one directory of one machine, only the first gets
     /// the archive: two that unpack it at the same time get in each other's way.
-    fn find_followers(&mut self, takers: &[NodeId], stream: &mut Stream) {
+    fn find_followers(&mut self, stream: &mut Stream) {
         let mut firsts = HashMap::new();
-        for &node in takers {
-            let State::Awaiting(place) = &self.states[node.0] else {
-                continue;
-            };
+        for (node, place) in self.roster.places() {
             let leader = *firsts.entry(place).or_insert(node);
             if leader != node
                 && place.is_known()
                 && let Some(outlet) = stream.remove(node)
             {
-                self.followers.push(Follower { leader, outlet });
+                let follower = Follower { leader, outlet };
+                self.delivery.followers.push(follower);
             }
         }
     }
 
     /// What became of the upload to one target became of it to all that follow.
     fn tell_followers(&mut self, compression: Option<Compression>) {
-        for follower in std::mem::take(&mut self.followers) {
+        for follower in std::mem::take(&mut self.delivery.followers) {
             let leader = follower.leader;
-            match &self.states[leader.0] {
-                State::Uploading => self.followers.push(follower),
-                State::Finished(outcome) | State::Ended(outcome) if !outcome.is_ok() => {
-                    let reason = self.reason_to_follow(leader, outcome);
-                    follower.outlet.break_off(reason);
-                }
-                // All of it is there, so that nothing is left to be unpacked.
-                _ => match write::empty(compression) {
-                    Ok(archive) => follower.outlet.finish(archive),
-                    Err(error) => follower.outlet.break_off(Tree::from_error(&error)),
-                },
+            if self.roster.state(leader).is_uploading() {
+                self.delivery.followers.push(follower);
+                continue;
+            }
+            let outcome = self.roster.outcome(leader);
+            if let Some(failure) = outcome.filter(|outcome| !outcome.is_ok()) {
+                let reason = self.reason_to_follow(leader, failure);
+                follower.outlet.break_off(reason);
+                continue;
+            }
+            // All of it is there, so that nothing is left to be unpacked.
+            match write::empty(compression) {
+                Ok(archive) => follower.outlet.finish(archive),
+                Err(error) => follower.outlet.break_off(Tree::from_error(&error)),
             }
         }
     }
@@ -158,39 +163,18 @@ impl Run {
         reason.into_iter().fold(tree, Tree::because)
     }
 
-    /// Gives each host an order, so many at once, and waits until all have got
-    /// ready.
-    fn prepare(
-        &mut self,
-        conduct: Conduct,
-        mut order: impl FnMut(&Self, NodeId) -> Order,
-    ) -> Result<(), Stop> {
-        let ready = self.nodes(|state| matches!(state, State::Guarded(_)));
-        let mut fan_out = FanOut::new(conduct.threads, ready);
-        loop {
-            while let Some(node) = fan_out.admit() {
-                self.states[node.0] = State::Preparing;
-                let order = order(self, node);
-                self.cluster.order(node, order);
-            }
-            if fan_out.is_idle() {
-                return self.judge_upload(conduct);
-            }
-            if let Some(node) = self.next_event(None)?
-                && !matches!(self.states[node.0], State::Preparing)
-            {
-                fan_out.release(node);
-            }
-        }
+    /// Gives each host an order that has it get ready, waits until all are, and judges
+    /// those that are not.
+    fn prepare(&mut self, order: impl FnMut(&Self, NodeId) -> Order) -> Result<(), Stop> {
+        let ready = self.roster.nodes(State::is_ready);
+        self.begin_all(ready, Activity::Prepare, order)?;
+        self.judge_upload()
     }
 
     /// Whether the run may go on with the hosts that have taken everything so
     /// far. (Those that have not stand in the summary.)
-    pub(super) fn judge_upload(&self, conduct: Conduct) -> Result<(), Stop> {
-        let is_there = |state: &State| matches!(state, State::Guarded(_) | State::Awaiting(_));
-        let has_failed = |state: &State| state.outcome().is_some();
-        let goes_on = conduct.is_loose && self.states.iter().any(is_there);
-        if goes_on || !self.states.iter().any(has_failed) {
+    pub(super) fn judge_upload(&self) -> Result<(), Stop> {
+        if self.roster.may_go_on() {
             return Ok(());
         }
         Err(Stop::NotUploaded)

@@ -6,7 +6,14 @@ use crate::sources::sources;
 /// From the bottom up. Modules on one level do not know each other, except at
 /// the bottom, where they are one vocabulary in several files.
 const LEVELS: [&[&str]; 8] = [
-    &["event", "error", "exit_status", "wake", "random"],
+    &[
+        "event",
+        "error",
+        "exit_status",
+        "deadlines",
+        "wake",
+        "random",
+    ],
     &["hosts", "remote"],
     &["ssh", "archive", "output"],
     &["config"],
