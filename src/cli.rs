@@ -30,7 +30,7 @@ use crate::config::{Command, Config, InputFile, Lock, Mode, Placing, Secrets, Sy
 use crate::error::Tree;
 use crate::exit_status::ExitStatus;
 use crate::hosts::{self, Address, Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness, Target};
-use crate::output::printer::OutputError;
+use crate::output::OutputError;
 use crate::output::theme::Theme;
 use crate::remote::command_line::{CommandLine, Directory, Shell};
 use crate::remote::guard::{LockTarget, Make};
@@ -182,7 +182,7 @@ impl Typed {
             threads: args.threads,
             skip_unreachable: args.no_conn_fail,
             fail_fast: args.fail_fast,
-            look: look::look(args, self.colors, self.home.as_deref())?,
+            output: look::look(args, self.colors, self.home.as_deref())?,
             warning: no_effect::warning(args, self.colors),
             targets,
         })

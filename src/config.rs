@@ -41,7 +41,7 @@ pub struct Config {
     /// The first failure ends the run.
     pub fail_fast: bool,
     /// How it all looks.
-    pub look: Look,
+    pub output: OutputOptions,
     /// Options that have no effect, to be told when the run begins.
     pub warning: Option<String>,
 }
@@ -158,40 +158,40 @@ pub struct Secrets {
     pub sudo_password: bool,
 }
 
-/// How output and log look.
+/// How output and log lines are shown.
 #[derive(Debug)]
-pub struct Look {
+pub struct OutputOptions {
     /// The display.
-    pub form: Form,
-    /// Also written into files here (`--output-dir`).
+    pub mode: DisplayMode,
+    /// Streams are also written to files in this directory (`--output-dir`).
     pub directory: Option<PathBuf>,
     /// The colours.
     pub theme: Theme,
-    /// A template for log lines (`--log-format`).
+    /// `--log-format`.
     pub log_format: Option<Template>,
-    /// A template for the status bar (`--bar-format`).
+    /// `--bar-format`.
     pub bar_format: Option<Template>,
     /// `-q`.
-    pub quiet: bool,
+    pub is_quiet: bool,
     /// How often `-v` was given.
-    pub verbose: u8,
+    pub verbosity: u8,
     /// `--raw`.
-    pub raw: bool,
+    pub is_raw: bool,
     /// `--color`.
     pub color: Color,
 }
 
 /// The display of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
+pub enum DisplayMode {
     /// Lines as they come.
     Text,
     /// One host after the other (`-l`).
     Grouped,
     /// Identical output once (`--fold`).
     Folded {
-        /// The others as differences from the most common output (`--diff`).
-        diff: bool,
+        /// Differences from the most common output (`--diff`).
+        wants_diff: bool,
     },
     /// JSON Lines (`--json`).
     Json,

@@ -8,7 +8,7 @@ use rustix::fs::{Access, access};
 
 use crate::cli::args::Args;
 use crate::cli::{Early, expand_home, usage};
-use crate::config::{Form, Look};
+use crate::config::{DisplayMode, OutputOptions};
 use crate::error::Tree;
 use crate::output::template::{Template, TemplateError};
 use crate::output::theme::Theme;
@@ -83,21 +83,27 @@ pub(super) fn last_colors(args: &Args, matches: &ArgMatches) -> Option<Theme> {
 }
 
 /// What the options mean.
-pub(super) fn look(args: &Args, colors: Option<Theme>, home: Option<&Path>) -> Result<Look, Early> {
+pub(super) fn look(
+    args: &Args,
+    colors: Option<Theme>,
+    home: Option<&Path>,
+) -> Result<OutputOptions, Early> {
     let (bar_theme, bar_format) =
         format("--bar-format", args.bar_format.as_deref(), status::template)?;
     let (log_theme, log_format) =
         format("--log-format", args.log_format.as_deref(), logs::template)?;
     let theme = colors.or(log_theme).or(bar_theme).unwrap_or_default();
-    Ok(Look {
-        form: if args.json {
-            Form::Json
+    Ok(OutputOptions {
+        mode: if args.json {
+            DisplayMode::Json
         } else if args.fold {
-            Form::Folded { diff: args.diff }
+            DisplayMode::Folded {
+                wants_diff: args.diff,
+            }
         } else if args.serial && !args.lock {
-            Form::Grouped
+            DisplayMode::Grouped
         } else {
-            Form::Text
+            DisplayMode::Text
         },
         directory: args
             .output_dir
@@ -107,9 +113,9 @@ pub(super) fn look(args: &Args, colors: Option<Theme>, home: Option<&Path>) -> R
         theme,
         log_format: log_format.filter(|_| !args.json),
         bar_format: bar_format.filter(|_| !args.json),
-        quiet: args.quiet,
-        verbose: if args.quiet { 0 } else { args.verbose },
-        raw: args.raw,
+        is_quiet: args.quiet,
+        verbosity: if args.quiet { 0 } else { args.verbose },
+        is_raw: args.raw,
         color: args.color.into(),
     })
 }

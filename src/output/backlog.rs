@@ -1,7 +1,7 @@
-//! Loans that are not given back, because there is no room for what their nodes
-//! would send: a display keeps output, and its temporary file cannot be written.
+//! Loans that are held back because a display that keeps output has no room: its
+//! temporary file cannot be written.
 //!
-//! A node without credit reads nothing from its host, whose command then waits.
+//! A node without credit reads nothing from its host, so the command there waits.
 //! Heartbeats go on.
 
 use std::time::{Duration, Instant};
@@ -9,26 +9,26 @@ use std::time::{Duration, Instant};
 use crate::event::NodeId;
 use crate::output::credit::Loan;
 
-/// How often the display tries to make room.
+/// The time between two tries to make room.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How long a run goes on in which every host waits for room. Nothing but somebody
-/// who frees some can bring it to its end.
+/// How long a run goes on in which every host waits for room. Such a run ends only if
+/// somebody frees disk space.
 const STUCK: Duration = Duration::from_secs(60);
 
-/// The loans of all nodes that wait for room.
+/// The loans that are held back.
 pub struct Backlog {
     loans: Vec<(NodeId, Loan)>,
-    /// Nodes that have said all, as far as is known.
+    /// The node's command has ended, and no other one has sent anything.
     has_ended: Vec<bool>,
     next_try: Option<Instant>,
-    /// Since when every node waits or has ended.
+    /// The first failed try at which every node waited or had ended.
     stuck_since: Option<Instant>,
     has_given_up: bool,
 }
 
 impl Backlog {
-    /// An empty one for so many nodes.
+    /// An empty backlog for this number of nodes.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
         Self {
@@ -40,13 +40,13 @@ impl Backlog {
         }
     }
 
-    /// Keeps a loan back.
+    /// Holds a loan back.
     pub fn hold(&mut self, node: NodeId, loan: Loan, now: Instant) {
         self.loans.push((node, loan));
         self.next_try.get_or_insert(now + RETRY);
     }
 
-    /// Gives back the loans of nodes for which there is room.
+    /// Returns the loans of nodes for which there is room.
     pub fn release(&mut self, mut has_room: impl FnMut(NodeId) -> bool) {
         self.loans.retain(|(node, _)| !has_room(*node));
         if self.loans.is_empty() {
@@ -55,30 +55,30 @@ impl Backlog {
         }
     }
 
-    /// Whether no node waits.
+    /// Whether no loan is held back.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.loans.is_empty()
     }
 
-    /// Notes that a node has said something.
+    /// Notes output of a node.
     pub fn note_output(&mut self, node: NodeId) {
         self.has_ended[node.0] = false;
     }
 
-    /// Notes that a node has said all.
+    /// Notes the end of a node's command, or of the node.
     pub fn note_end(&mut self, node: NodeId) {
         self.has_ended[node.0] = true;
     }
 
-    /// When to try to make room. None if no node waits.
+    /// When to try to make room. None if no loan is held back.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         self.next_try
     }
 
-    /// Notes that there is still no room. True, once, if every node has waited for
-    /// room for a minute.
+    /// Notes a failed try to make room. True, once, if every node has been waiting or
+    /// ended for [`STUCK`].
     pub fn note_failed_try(&mut self, now: Instant) -> bool {
         self.next_try = Some(now + RETRY);
         if !self.is_stuck() {

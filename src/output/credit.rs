@@ -1,27 +1,26 @@
-//! How much output of a node may be on its way to the user.
+//! Credit: how many bytes of output a node may have on their way to the user.
 //!
-//! A node takes a loan for each piece that it reads from its host, and reads no
-//! more when its credit is used up. The printer gives the loan back when the
-//! bytes are written. So a slow reader of our stdout closes the SSH window of
-//! the remote command, nothing is dropped, memory is bounded, and the node
-//! thread never blocks: it goes on answering heartbeats and signals.
+//! A node takes a loan for each piece that it reads from its host, and reads nothing
+//! while it has no credit. The printer returns the loan once the bytes are written. So a
+//! slow reader of our stdout closes the SSH window of the remote command. Nothing is
+//! dropped, memory is bounded, and the node thread never blocks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::wake::Waker;
 
-/// Bytes that a node may have under way at least. With the unread window of its
-/// channel and the session itself this makes half a MiB.
+/// The least credit of a node. With the unread window of its channel and the session
+/// itself this makes half a MiB.
 const LEAST: usize = 64 * 1024;
 
-/// And at most: each piece wakes a thread, so that few large ones cost less.
+/// The most credit of a node. Each piece wakes a thread, so few large ones cost less.
 const MOST: usize = 512 * 1024;
 
-/// What all nodes may have under way together, where they are few enough.
+/// The credit of few nodes together.
 const TOGETHER: usize = 1024 * 1024;
 
-/// How much each of so many nodes may have under way, in bytes.
+/// The credit of each node in bytes, for this number of nodes.
 #[must_use]
 pub fn limit(nodes: usize) -> usize {
     (TOGETHER / nodes.max(1)).clamp(LEAST, MOST)
@@ -36,7 +35,7 @@ pub struct Credit {
 }
 
 impl Credit {
-    /// Nothing used yet of so many bytes; `waker` reaches the node.
+    /// Unused credit of `limit` bytes. `waker` wakes the node when credit comes back.
     #[must_use]
     pub fn new(limit: usize, waker: Waker) -> Arc<Self> {
         Arc::new(Self {
@@ -46,15 +45,15 @@ impl Credit {
         })
     }
 
-    /// How much more may be taken.
+    /// The bytes that are left.
     #[must_use]
     pub fn room(&self) -> usize {
         let used = self.used.load(Ordering::Acquire);
         self.limit.saturating_sub(used)
     }
 
-    /// Takes a loan. More than there is room for is possible (a single byte may
-    /// have to be read in any case) and paid back like all else.
+    /// Takes a loan. It may exceed what is left: libssh2 sometimes makes the node read one
+    /// more byte.
     #[must_use]
     pub fn lend(self: &Arc<Self>, bytes: usize) -> Loan {
         self.used.fetch_add(bytes, Ordering::AcqRel);
@@ -65,7 +64,7 @@ impl Credit {
     }
 }
 
-/// Bytes under way. Dropping it gives the credit back.
+/// Credit for bytes on their way. It comes back when the loan is dropped.
 #[derive(Debug)]
 pub struct Loan {
     credit: Arc<Credit>,
@@ -73,7 +72,7 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Whether its node has no credit left, and so waits for some to come back.
+    /// Whether the node has no credit left.
     #[must_use]
     pub fn is_awaited(&self) -> bool {
         self.credit.room() == 0

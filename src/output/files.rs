@@ -1,9 +1,8 @@
-//! The files of `--output-dir`: each host's streams, byte for byte, as they come.
+//! The files of `--output-dir`: the streams of each host, byte for byte, as they come.
 //!
-//! A file is begun anew when its host first says something in this run, and both
-//! are there, empty if need be, when it has said all. Other files in the directory
-//! are left alone. What has the name of such a file and is none (a FIFO, a link, a
-//! device) is refused.
+//! A file of an earlier run is truncated at the first byte of its stream. When a command
+//! ends, both files of its host exist, and may be empty. Other files in the directory are
+//! left alone. A FIFO, a link or a device in place of a file is refused.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
@@ -16,27 +15,27 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use crate::event::{NodeId, Stream};
-use crate::output::Label;
-use crate::output::printer::OutputError;
+use crate::output::error::OutputError;
+use crate::output::renderer::NodeLabel;
 
-/// So many files are open at once: hosts need descriptors too.
+/// The most files that are open at once: connections need descriptors, too.
 const OPEN: usize = 64;
 
-/// A file name may have 255 bytes; some are for the name of the stream.
+/// A file name has at most 255 bytes, the name of the stream included.
 const LONGEST_NAME: usize = 240;
 
 /// The files of all nodes.
 pub struct Files {
     paths: Vec<[PathBuf; 2]>,
     has_begun: Vec<[bool; 2]>,
-    /// The most recent ones, the latest last.
+    /// The open files, the one written last at the end.
     open: VecDeque<(NodeId, Stream, File)>,
 }
 
 impl Files {
-    /// Files in this directory for these nodes. Nothing is made yet.
+    /// Files in this directory for the nodes with these labels. None is created yet.
     #[must_use]
-    pub fn new(directory: &Path, labels: &[Label]) -> Self {
+    pub fn new(directory: &Path, labels: &[NodeLabel]) -> Self {
         let paths = labels.iter().map(|label| {
             let name = file_name(&label.prefix);
             [Stream::Stdout, Stream::Stderr]
@@ -49,13 +48,13 @@ impl Files {
         }
     }
 
-    /// Whether all of it can be written as far as one can see before.
+    /// Checks the directory before the run.
     ///
     /// # Errors
-    /// Something that is no file has the name of one.
+    /// Something other than a regular file has the name of one of ours.
     pub fn check(&self) -> Result<(), OutputError> {
         for path in self.paths.iter().flatten() {
-            // What cannot be looked at will be refused when it is opened.
+            // Other errors show when the file is opened.
             let kind = path.symlink_metadata().map(|found| found.is_file());
             if matches!(kind, Ok(false)) {
                 return Err(OutputError::File(path.clone(), no_file()));
@@ -64,10 +63,10 @@ impl Files {
         Ok(())
     }
 
-    /// Appends what a host said.
+    /// Appends bytes of a node.
     ///
     /// # Errors
-    /// The file cannot be made or written.
+    /// The file cannot be created or written.
     pub fn write(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) -> Result<(), OutputError> {
         let is_it = |(of, on, _): &(NodeId, Stream, File)| (*of, *on) == (node, stream);
         let mut file = match self.open.iter().rposition(is_it) {
@@ -91,10 +90,10 @@ impl Files {
         Ok(())
     }
 
-    /// A host has said all: what it did not say is an empty file.
+    /// Ends the streams of a node. A stream without a byte becomes an empty file.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub fn complete(&mut self, node: NodeId) -> Result<(), OutputError> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if !self.has_begun[node.0][stream as usize] {
@@ -107,7 +106,7 @@ impl Files {
 }
 
 fn open(path: &Path, is_new: bool) -> io::Result<File> {
-    // Whoever reads a FIFO may never come.
+    // O_NONBLOCK: opening a FIFO would wait for a reader.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let mut options = OpenOptions::new();
@@ -124,7 +123,7 @@ fn open(path: &Path, is_new: bool) -> io::Result<File> {
     let file = match options.open(path) {
         Ok(file) => file,
         Err(_) if is_link() => return Err(no_file()),
-        // A FIFO that nobody reads.
+        // A FIFO without a reader (open(2)).
         Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {
             return Err(no_file());
         }
@@ -143,7 +142,7 @@ fn no_file() -> io::Error {
     io::Error::other("it is there already and no regular file (links are not followed)")
 }
 
-/// A host's prefix as the name of a file, whatever is in it.
+/// A host's prefix as the name of a file: other bytes than these are percent-encoded.
 fn file_name(prefix: &str) -> String {
     let mut name = String::new();
     for (index, byte) in prefix.bytes().enumerate() {
@@ -159,7 +158,7 @@ fn file_name(prefix: &str) -> String {
     if name.len() > LONGEST_NAME {
         let hash = sha256(prefix.as_bytes());
         let hash: String = hash[..6].iter().map(|byte| format!("{byte:02x}")).collect();
-        // All of it is ASCII by now.
+        // The name is ASCII by now, so it can be cut anywhere.
         name.truncate(LONGEST_NAME - hash.len() - 1);
         name = format!("{name}~{hash}");
     }
@@ -172,8 +171,8 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode};
     use std::fs;
 
-    fn label(prefix: &str) -> Label {
-        Label {
+    fn label(prefix: &str) -> NodeLabel {
+        NodeLabel {
             prefix: prefix.to_owned(),
             node: String::new(),
             given: String::new(),
@@ -221,7 +220,7 @@ mod tests {
     #[test]
     fn more_hosts_than_open_files_keep_all_they_say() {
         let directory = tempfile::tempdir().unwrap();
-        let labels: Vec<Label> = (0..200).map(|host| label(&format!("web{host}"))).collect();
+        let labels: Vec<NodeLabel> = (0..200).map(|host| label(&format!("web{host}"))).collect();
         let mut files = Files::new(directory.path(), &labels);
         for round in 0..3 {
             for host in 0..200 {

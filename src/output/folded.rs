@@ -1,10 +1,10 @@
-//! The folded display (`--fold`): identical output once, with the hosts that gave
-//! it, at the end; with `--diff` the most common output whole, and the others as
+//! The folded display (`--fold`): at the end, each distinct output once, under the names
+//! of its hosts; with `--diff` the most common output whole, and the others as
 //! differences from it.
 //!
-//! All output is kept ([`super::store`]), and compared by hashes that are made
-//! while it comes. What a host said on stdout and on stderr is compared
-//! together, each in its own order: how the two were mixed is chance.
+//! All output is kept in a [`super::store`], and hashed as it comes. Two hosts are the
+//! same if both their streams are. How the bytes of the two streams were mixed does not
+//! count: that is chance.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt::Write;
@@ -18,88 +18,90 @@ use crate::event::{Level, NodeId, Stream};
 use crate::hosts;
 use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
+use crate::output::renderer::{Fate, NodeLabel, Renderer};
 use crate::output::store::{Cursor, Store};
 use crate::output::template::{brush, paint};
-use crate::output::text::Options;
-use crate::output::{Fate, Label, Renderer, Sinks};
+use crate::output::text::TextOptions;
+use crate::output::writer::Writer;
 
-/// Longer output is shown whole, and not as a difference: finding that takes
-/// time and memory.
+/// Longer output is shown whole instead of as a difference, which takes time and memory
+/// to find.
 const DIFF_BYTES: usize = 1024 * 1024;
 
-/// The same, in lines.
+/// Output of more lines is shown whole, too.
 const DIFF_LINES: usize = 10_000;
 
-/// Lines that are the same, before and after those that differ.
+/// Equal lines before and after those that differ.
 const CONTEXT: usize = 3;
 
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
-/// The renderer.
+/// The folded display.
 pub struct Folded {
-    options: Options,
-    /// Others are shown as differences from the most common output.
-    diff: bool,
-    /// Stdout and stderr are one file: a heading is enough for both.
-    one_file: bool,
-    labels: Vec<Label>,
+    options: TextOptions,
+    /// `--diff`.
+    wants_diff: bool,
+    /// stdout and stderr are one file, so a group has one heading.
+    is_one_file: bool,
+    labels: Vec<NodeLabel>,
     logs: Logs,
     store: Store,
-    said: Vec<[Said; 2]>,
-    /// Who has run something: who has not is not silent, but was not asked.
+    digests: Vec<[StreamDigest; 2]>,
+    /// The node has run a command. Nodes that have not are in no group.
     has_run: Vec<bool>,
-    /// Puts kept pieces together to lines, and those of `-v`.
+    /// Cuts output into lines: as it comes for the log lines of `-v`, and at the end.
     lines: Lines,
-    /// What is left to be shown.
+    /// What is still to be shown.
     plan: VecDeque<Step>,
-    /// How far the step at hand is.
+    /// How far the first step of the plan is.
     cursor: Cursor,
-    /// Whether there is something above on each descriptor.
+    /// Something has been shown on the descriptor.
     has_shown: [bool; 2],
 }
 
-/// What a node has said on one stream.
+/// The hash and length of one stream of a node.
 #[derive(Clone)]
-struct Said {
+struct StreamDigest {
     hash: Sha256,
     length: u64,
-    ends_in_line: bool,
+    /// The last line has no newline.
+    is_in_line: bool,
 }
 
-/// What is shown in one go, or piece by piece.
+/// A part of what is shown at the end.
 #[derive(Debug)]
 enum Step {
     Heading(Stream, String),
-    /// All that a node said on a stream.
+    /// All output of a node on a stream.
     Whole(NodeId, Stream),
-    /// The difference of two nodes on a stream.
+    /// The difference between two nodes on a stream.
     Difference(NodeId, NodeId, Stream),
 }
 
-/// What makes two outputs the same.
+/// The hashes of both streams: equal for equal output.
 type Digest = [[u8; 32]; 2];
 
 impl Folded {
-    /// For these nodes.
+    /// A display for the nodes with these labels.
     #[must_use]
     pub fn new(
-        options: Options,
-        diff: bool,
-        one_file: bool,
-        labels: Vec<Label>,
+        options: TextOptions,
+        wants_diff: bool,
+        is_one_file: bool,
+        labels: Vec<NodeLabel>,
         logs: Logs,
     ) -> Self {
-        let nothing = Said {
+        let nothing = StreamDigest {
             hash: Sha256::new(),
             length: 0,
-            ends_in_line: true,
+            is_in_line: false,
         };
         Self {
             options,
-            diff,
-            one_file,
+            wants_diff,
+            is_one_file,
             store: Store::new(labels.len()),
-            said: vec![[nothing.clone(), nothing]; labels.len()],
+            digests: vec![[nothing.clone(), nothing]; labels.len()],
             has_run: vec![false; labels.len()],
             lines: Lines::new(labels.len(), b"\n"),
             labels,
@@ -110,31 +112,30 @@ impl Folded {
         }
     }
 
-    /// Nodes with the same output, most nodes first; those that said nothing
-    /// last.
+    /// Nodes with the same output: largest groups first, silent nodes last.
     fn groups(&self) -> Vec<Vec<NodeId>> {
         let mut groups: Vec<Vec<NodeId>> = Vec::new();
         let mut index: HashMap<Digest, usize> = HashMap::new();
-        let said = self.said.iter().enumerate();
-        for (node, said) in said.filter(|(node, _)| self.has_run[*node]) {
-            let digest = said.clone().map(Said::digest);
+        let nodes = self.digests.iter().enumerate();
+        for (node, digests) in nodes.filter(|(node, _)| self.has_run[*node]) {
+            let digest = digests.clone().map(StreamDigest::finish);
             let at = *index.entry(digest).or_insert(groups.len());
             match groups.get_mut(at) {
                 Some(group) => group.push(NodeId(node)),
                 None => groups.push(vec![NodeId(node)]),
             }
         }
-        // Stable: equals stand in the order of their first nodes.
+        // A stable sort: groups of one size stay in the order of their first nodes.
         groups.sort_by_key(|group| (self.is_silent(group[0]), std::cmp::Reverse(group.len())));
         groups
     }
 
     fn is_silent(&self, node: NodeId) -> bool {
-        self.said[node.0].iter().all(|said| said.length == 0)
+        self.digests[node.0].iter().all(|digest| digest.length == 0)
     }
 
     fn is_same(&self, one: NodeId, other: NodeId, stream: Stream) -> bool {
-        let digest = |node: NodeId| self.said[node.0][stream as usize].clone().digest();
+        let digest = |node: NodeId| self.digests[node.0][stream as usize].clone().finish();
         digest(one) == digest(other)
     }
 
@@ -144,7 +145,7 @@ impl Folded {
             return;
         };
         if self.is_silent(common) {
-            // Nobody has said anything.
+            // All nodes are silent, or this group would not be the first.
             return;
         }
         for group in &groups {
@@ -157,13 +158,13 @@ impl Folded {
                 ""
             };
             let heading = format!("{} ({} {hosts}{silent})", hosts::fold(names), group.len());
-            let is_other = self.diff && node != common && !self.is_silent(node);
+            let is_other = self.wants_diff && node != common && !self.is_silent(node);
             let mut parts: Vec<Step> = Vec::new();
             for stream in STREAMS {
-                let has_said = self.said[node.0][stream as usize].length > 0;
+                let has_output = self.digests[node.0][stream as usize].length > 0;
                 if is_other && !self.is_same(node, common, stream) {
                     parts.push(Step::Difference(common, node, stream));
-                } else if !is_other && has_said {
+                } else if !is_other && has_output {
                     parts.push(Step::Whole(node, stream));
                 }
             }
@@ -171,14 +172,14 @@ impl Folded {
         }
     }
 
-    /// A heading before the parts on each descriptor that any of them goes to.
+    /// Plans a group: a heading on each descriptor that has a part of it, then that part.
     fn plan_group(&mut self, heading: &str, parts: Vec<Step>) {
         if parts.is_empty() {
             let heading = Step::Heading(Stream::Stdout, heading.to_owned());
             self.plan.push_back(heading);
         }
         for (index, part) in parts.into_iter().enumerate() {
-            if index == 0 || !self.one_file {
+            if index == 0 || !self.is_one_file {
                 let heading = Step::Heading(part.stream(), heading.to_owned());
                 self.plan.push_back(heading);
             }
@@ -186,8 +187,8 @@ impl Folded {
         }
     }
 
-    /// The last line of `-v` may have no end.
-    fn end_lines(&mut self, node: NodeId, out: &mut Sinks) {
+    /// Logs the last lines of a node for `-v`, if they have no newline.
+    fn end_lines(&mut self, node: NodeId, out: &mut Writer) {
         let Self {
             lines,
             labels,
@@ -201,16 +202,16 @@ impl Folded {
         }
     }
 
-    fn heading(&mut self, stream: Stream, heading: &str, out: &mut Sinks) {
-        let out = out.of(stream);
+    fn heading(&mut self, stream: Stream, heading: &str, out: &mut Writer) {
+        let out = out.buffer(stream);
         if self.has_shown[stream as usize] {
             out.push(b'\n');
         }
         self.has_shown[stream as usize] = true;
-        if self.one_file {
+        if self.is_one_file {
             self.has_shown = [true; 2];
         }
-        let text = if self.options.sink(stream).colored {
+        let text = if self.options.sink(stream).is_colored {
             paint(&self.options.theme.heading(), heading)
         } else {
             heading.to_owned()
@@ -219,8 +220,8 @@ impl Folded {
         out.push(b'\n');
     }
 
-    /// The next piece of what a node said on a stream; false at the end.
-    fn whole(&mut self, node: NodeId, stream: Stream, out: &mut Sinks) -> bool {
+    /// Renders the next piece of a node's output on a stream. False at its end.
+    fn whole(&mut self, node: NodeId, stream: Stream, out: &mut Writer) -> bool {
         let Self {
             store,
             cursor,
@@ -239,9 +240,9 @@ impl Folded {
         true
     }
 
-    /// Shows the difference of two nodes; false where it would be too long to
-    /// find.
-    fn difference(&mut self, old: NodeId, new: NodeId, stream: Stream, out: &mut Sinks) -> bool {
+    /// Renders the difference between two nodes. False if their output is too long for
+    /// that.
+    fn difference(&mut self, old: NodeId, new: NodeId, stream: Stream, out: &mut Writer) -> bool {
         let mut whole = |node| self.store.whole(node, stream, DIFF_BYTES, DIFF_LINES);
         let (Some(old), Some(new)) = (whole(old), whole(new)) else {
             return false;
@@ -254,10 +255,17 @@ impl Folded {
         true
     }
 
-    fn hunk(&self, hunk: &[DiffOp], old: &[&[u8]], new: &[&[u8]], stream: Stream, out: &mut Sinks) {
+    fn hunk(
+        &self,
+        hunk: &[DiffOp],
+        old: &[&[u8]],
+        new: &[&[u8]],
+        stream: Stream,
+        out: &mut Writer,
+    ) {
         let theme = self.options.theme;
-        let is_colored = self.options.sink(stream).colored;
-        let out = out.of(stream);
+        let is_colored = self.options.sink(stream).is_colored;
+        let out = out.buffer(stream);
         let header = header(hunk);
         let header = if is_colored {
             paint(&theme.aside(), &header)
@@ -274,7 +282,7 @@ impl Folded {
             };
             let style = style.filter(|_| is_colored);
             let (open, close) = style.map(|style| brush(&style)).unwrap_or_default();
-            // A line with colours of its own keeps them.
+            // A line with colours of its own would end ours in its middle.
             let is_plain = !text.contains(&0x1b);
             out.extend_from_slice(open.as_bytes());
             out.extend_from_slice(sign.to_string().as_bytes());
@@ -299,7 +307,7 @@ impl Folded {
     }
 }
 
-/// `@@ -1,3 +1,4 @@`, as diff(1) counts.
+/// The header of a hunk as diff(1) writes it: `@@ -1,3 +1,4 @@`.
 fn header(hunk: &[DiffOp]) -> String {
     let mut header = "@@".to_owned();
     let ranges: [fn(&DiffOp) -> std::ops::Range<usize>; 2] =
@@ -308,7 +316,7 @@ fn header(hunk: &[DiffOp]) -> String {
         let first = hunk.first().map_or(0, |op| range(op).start);
         let after = hunk.last().map_or(0, |op| range(op).end);
         let count = after - first;
-        // An empty range is named by the line before it.
+        // diff(1) names an empty range by the line before it.
         let first = first + usize::from(count > 0);
         // Writing to a String cannot fail.
         let _ = match count {
@@ -319,7 +327,7 @@ fn header(hunk: &[DiffOp]) -> String {
     header + " @@"
 }
 
-/// Lines without their ends.
+/// Lines without their newlines.
 fn split(text: &[u8]) -> Vec<&[u8]> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);
     if text.is_empty() {
@@ -338,17 +346,16 @@ impl Step {
     }
 }
 
-impl Said {
+impl StreamDigest {
     fn add(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.length += bytes.len() as u64;
-        self.ends_in_line = bytes.ends_with(b"\n");
+        self.is_in_line = !bytes.ends_with(b"\n");
     }
 
-    /// The same for lines that look the same: a missing last line end does not
-    /// count.
-    fn digest(mut self) -> [u8; 32] {
-        if !self.ends_in_line {
+    /// The hash of the lines. A newline that is missing at the end does not count.
+    fn finish(mut self) -> [u8; 32] {
+        if self.is_in_line {
             self.hash.update(b"\n");
         }
         self.hash.finish()
@@ -356,15 +363,14 @@ impl Said {
 }
 
 impl Renderer for Folded {
-    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate {
+    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Writer) -> Fate {
         if bytes.is_empty() {
             return Fate::Kept;
         }
         self.has_run[node.0] = true;
-        self.said[node.0][stream as usize].add(bytes);
+        self.digests[node.0][stream as usize].add(bytes);
         self.store.add(node, stream, bytes);
-        if self.options.verbose {
-            // Nobody waits for what is kept, but somebody has to for log lines.
+        if self.options.is_verbose {
             let Self {
                 lines,
                 labels,
@@ -377,31 +383,32 @@ impl Renderer for Folded {
         }
         if self.store.is_over_limit() {
             Fate::Withheld
-        } else if self.options.verbose {
+        } else if self.options.is_verbose {
+            // Credit must wait for the log lines, or they would fill memory.
             Fate::Shown
         } else {
             Fate::Kept
         }
     }
 
-    fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
+    fn end_of_output(&mut self, node: NodeId, out: &mut Writer) {
         self.has_run[node.0] = true;
         self.end_lines(node, out);
     }
 
-    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Writer) {
         self.logs.render(level, text, &mut out.stderr);
     }
 
-    fn end_of_run(&mut self, out: &mut Sinks) {
-        // A command may have been cut off in the middle of a line.
+    fn end_of_run(&mut self, out: &mut Writer) {
+        // A command that was ended may have left a line without its newline.
         for node in 0..self.labels.len() {
             self.end_lines(NodeId(node), out);
         }
         self.plan();
     }
 
-    fn more(&mut self, out: &mut Sinks) -> bool {
+    fn render_kept(&mut self, out: &mut Writer) -> bool {
         let Some(step) = self.plan.pop_front() else {
             return false;
         };
@@ -423,12 +430,12 @@ impl Renderer for Folded {
         true
     }
 
-    fn shows_at_once(&self, _node: NodeId) -> bool {
-        // As log lines.
-        self.options.verbose
+    fn is_live(&self, _node: NodeId) -> bool {
+        // Lines are logged at once under `-v`.
+        self.options.is_verbose
     }
 
-    fn keeps(&self) -> bool {
+    fn keeps_output(&self) -> bool {
         true
     }
 
@@ -448,11 +455,11 @@ impl Renderer for Folded {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Sink;
+    use crate::output::renderer::Sink;
     use crate::output::theme::Theme;
 
     fn folded(nodes: usize, diff: bool, one_file: bool) -> Folded {
-        let label = |number| Label {
+        let label = |number| NodeLabel {
             prefix: format!("web{number:02}"),
             node: format!("[ops@web{number:02}:22]"),
             given: format!("web{number:02}"),
@@ -460,23 +467,22 @@ mod tests {
         let clock = Box::new(|| "2026-01-31 12:00:00".to_owned());
         let logs = Logs::new(Sink::default(), Theme::Default, None, clock);
         let labels = (1..=nodes).map(label).collect();
-        Folded::new(Options::default(), diff, one_file, labels, logs)
+        Folded::new(TextOptions::default(), diff, one_file, labels, logs)
     }
 
-    /// What is shown when each node has said this on stdout and on stderr.
+    /// What is shown after each node has sent this on stdout and on stderr.
     fn shown(mut folded: Folded, said: &[(&str, &str)]) -> (String, String) {
-        let mut out = Sinks::default();
+        let mut out = Writer::in_memory();
         for (node, (stdout, stderr)) in said.iter().enumerate() {
-            // In any order.
             for (stream, text) in [(Stream::Stderr, stderr), (Stream::Stdout, stdout)] {
                 let fate = folded.output(NodeId(node), stream, text.as_bytes(), &mut out);
                 assert_eq!(fate, Fate::Kept);
             }
             folded.end_of_output(NodeId(node), &mut out);
         }
-        assert!(!folded.more(&mut out));
+        assert!(!folded.render_kept(&mut out));
         folded.end_of_run(&mut out);
-        while folded.more(&mut out) {}
+        while folded.render_kept(&mut out) {}
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (text(out.stdout), text(out.stderr))
     }
@@ -521,11 +527,11 @@ mod tests {
     #[test]
     fn a_host_that_has_run_nothing_is_not_silent() {
         let mut folded = folded(3, false, false);
-        let mut out = Sinks::default();
+        let mut out = Writer::in_memory();
         folded.output(NodeId(0), Stream::Stdout, b"a\n", &mut out);
         folded.end_of_output(NodeId(1), &mut out);
         folded.end_of_run(&mut out);
-        while folded.more(&mut out) {}
+        while folded.render_kept(&mut out) {}
         let stdout = String::from_utf8(out.stdout).unwrap();
         assert_eq!(stdout, "web01 (1 host)\na\n\nweb02 (1 host, no output)\n");
     }
@@ -581,7 +587,7 @@ web02 (1 host)
     #[test]
     fn large_output_is_shown_in_small_pieces() {
         let mut folded = folded(2, false, false);
-        let mut out = Sinks::default();
+        let mut out = Writer::in_memory();
         let block = b"0123456789abcde\n".repeat(1024);
         for _ in 0..600 {
             for node in [0, 1] {
@@ -590,7 +596,7 @@ web02 (1 host)
         }
         folded.end_of_run(&mut out);
         let mut length = 0;
-        while folded.more(&mut out) {
+        while folded.render_kept(&mut out) {
             assert!(out.stdout.len() < 10_000);
             length += out.stdout.len();
             out.stdout.clear();
@@ -602,7 +608,7 @@ web02 (1 host)
     fn a_terminal_gets_colours_and_nothing_harmful() {
         let sink = Sink {
             is_terminal: true,
-            colored: true,
+            is_colored: true,
         };
         let mut folded = folded(3, true, true);
         folded.options.stdout = sink;

@@ -1,43 +1,43 @@
 //! The grouped display (`-l`): one host after the other.
 //!
-//! All hosts run at once. The first that says something is shown live; the
-//! others are kept, and follow whole, in the order in which they first spoke. The
-//! lines themselves are those of [`super::text`].
+//! All hosts run at once. The first one that sends output is shown live. Output of the
+//! others is kept and follows host by host, in the order of their first bytes. The
+//! lines look as in [`super::text`].
 
 use std::collections::VecDeque;
 use std::io;
 
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Stream};
+use crate::output::renderer::{Fate, Renderer};
 use crate::output::store::{Cursor, Store};
 use crate::output::text::Text;
-use crate::output::{Fate, Renderer, Sinks};
+use crate::output::writer::Writer;
 
-/// The renderer.
+/// The grouped display.
 pub struct Grouped {
     text: Text,
     store: Store,
-    /// Who is shown now, and how far that is with what was kept of it.
+    /// The node that is shown, and how far its kept output has been.
     live: Option<(NodeId, Cursor)>,
-    /// Who follows.
+    /// The nodes that follow.
     queue: VecDeque<NodeId>,
     nodes: Vec<State>,
     is_over: bool,
 }
 
-/// What is known of a node.
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
-    /// It is live or in the queue.
-    has_spoken: bool,
-    /// It will say nothing more.
+    /// The node is live or in the queue.
+    has_turn: bool,
+    /// The node's command has ended.
     has_ended: bool,
-    /// There is something in the store.
+    /// The store holds output of the node.
     is_kept: bool,
 }
 
 impl Grouped {
-    /// For so many nodes; `text` writes their lines.
+    /// A display for this number of nodes; `text` lays out their lines.
     #[must_use]
     pub fn new(text: Text, nodes: usize) -> Self {
         Self {
@@ -50,11 +50,11 @@ impl Grouped {
         }
     }
 
-    fn is_live(&self, node: NodeId) -> bool {
+    fn is_shown(&self, node: NodeId) -> bool {
         self.live.as_ref().is_some_and(|(live, _)| *live == node)
     }
 
-    /// The live one has said all: the next one's turn.
+    /// Ends the turn of the live node, and begins that of the next one.
     fn next(&mut self) {
         if let Some((node, _)) = self.live.take() {
             self.nodes[node.0] = State::default();
@@ -64,15 +64,15 @@ impl Grouped {
 }
 
 impl Renderer for Grouped {
-    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate {
-        if !self.nodes[node.0].has_spoken {
-            self.nodes[node.0].has_spoken = true;
+    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Writer) -> Fate {
+        if !self.nodes[node.0].has_turn {
+            self.nodes[node.0].has_turn = true;
             self.queue.push_back(node);
             if self.live.is_none() {
                 self.next();
             }
         }
-        if self.is_live(node) && !self.nodes[node.0].is_kept {
+        if self.is_shown(node) && !self.nodes[node.0].is_kept {
             return self.text.output(node, stream, bytes, out);
         }
         self.nodes[node.0].is_kept = true;
@@ -84,8 +84,8 @@ impl Renderer for Grouped {
         Fate::Kept
     }
 
-    fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
-        if self.is_live(node) && !self.nodes[node.0].is_kept {
+    fn end_of_output(&mut self, node: NodeId, out: &mut Writer) {
+        if self.is_shown(node) && !self.nodes[node.0].is_kept {
             self.text.end_of_output(node, out);
             self.next();
         } else {
@@ -93,15 +93,15 @@ impl Renderer for Grouped {
         }
     }
 
-    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Writer) {
         self.text.log(level, text, out);
     }
 
-    fn end_of_run(&mut self, _out: &mut Sinks) {
+    fn end_of_run(&mut self, _out: &mut Writer) {
         self.is_over = true;
     }
 
-    fn more(&mut self, out: &mut Sinks) -> bool {
+    fn render_kept(&mut self, out: &mut Writer) -> bool {
         let Some((node, cursor)) = &mut self.live else {
             return false;
         };
@@ -120,18 +120,18 @@ impl Renderer for Grouped {
         false
     }
 
-    fn shows_at_once(&self, node: NodeId) -> bool {
+    fn is_live(&self, node: NodeId) -> bool {
         let is_first = self.live.is_none() && self.queue.is_empty();
-        is_first || (self.is_live(node) && !self.nodes[node.0].is_kept)
+        is_first || (self.is_shown(node) && !self.nodes[node.0].is_kept)
     }
 
-    fn keeps(&self) -> bool {
+    fn keeps_output(&self) -> bool {
         true
     }
 
     fn has_room(&self, node: NodeId) -> bool {
-        let is_shown = self.is_live(node) && !self.nodes[node.0].is_kept;
-        is_shown || !self.store.is_over_limit()
+        let is_live = self.is_shown(node) && !self.nodes[node.0].is_kept;
+        is_live || !self.store.is_over_limit()
     }
 
     fn make_room(&mut self) -> io::Result<()> {
@@ -147,23 +147,23 @@ impl Renderer for Grouped {
 mod tests {
     use super::*;
     use crate::output::logs::Logs;
-    use crate::output::text::Options;
+    use crate::output::renderer::{NodeLabel, Sink};
+    use crate::output::text::TextOptions;
     use crate::output::theme::Theme;
-    use crate::output::{Label, Sink};
 
     fn grouped(nodes: usize) -> Grouped {
-        let label = |number| Label {
+        let label = |number| NodeLabel {
             prefix: format!("web{number}"),
             node: format!("[ops@web{number}:22]"),
             given: format!("web{number}"),
         };
-        let labels: Vec<Label> = (1..=nodes).map(label).collect();
+        let labels: Vec<NodeLabel> = (1..=nodes).map(label).collect();
         let clock = Box::new(|| "2026-01-31 12:00:00".to_owned());
         let logs = Logs::new(Sink::default(), Theme::Default, None, clock);
-        Grouped::new(Text::new(Options::default(), labels, logs), nodes)
+        Grouped::new(Text::new(TextOptions::default(), labels, logs), nodes)
     }
 
-    /// What happens: a node says something, or ends.
+    /// What happens in a test; nodes count from 1.
     enum Step {
         Says(usize, &'static str),
         Ends(usize),
@@ -173,7 +173,7 @@ mod tests {
 
     fn shown(steps: &[Step]) -> String {
         let mut grouped = grouped(4);
-        let mut out = Sinks::default();
+        let mut out = Writer::in_memory();
         for step in steps {
             match step {
                 Says(node, text) => {
@@ -183,7 +183,7 @@ mod tests {
                 Ends(node) => grouped.end_of_output(NodeId(node - 1), &mut out),
                 Over => grouped.end_of_run(&mut out),
             }
-            while grouped.more(&mut out) {}
+            while grouped.render_kept(&mut out) {}
         }
         String::from_utf8(out.stdout).unwrap()
     }
@@ -246,12 +246,12 @@ mod tests {
 
     #[test]
     fn only_what_is_live_counts_as_shown() {
-        let (mut grouped, mut out) = (grouped(2), Sinks::default());
+        let (mut grouped, mut out) = (grouped(2), Writer::in_memory());
         let live = grouped.output(NodeId(0), Stream::Stdout, b"a\n", &mut out);
         let kept = grouped.output(NodeId(1), Stream::Stderr, b"x\n", &mut out);
         assert_eq!((live, kept), (Fate::Shown, Fate::Kept));
         grouped.end_of_output(NodeId(0), &mut out);
-        while grouped.more(&mut out) {}
+        while grouped.render_kept(&mut out) {}
         let live = grouped.output(NodeId(1), Stream::Stderr, b"y\n", &mut out);
         assert_eq!(live, Fate::Shown);
         assert_eq!(out.stderr, b"web2 x\nweb2 y\n");

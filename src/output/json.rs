@@ -1,7 +1,7 @@
-//! The display for machines (`--json`): one JSON object a line.
+//! The display for programs (`--json`): one JSON object a line.
 //!
-//! A pure renderer. Lines of hosts and their results are objects on the stream
-//! that they belong to, log messages are objects on stderr.
+//! Lines of hosts are objects on the descriptor of their stream, results of hosts are
+//! objects on stdout, and log lines are objects on stderr.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -15,21 +15,25 @@ use crate::error::Tree;
 use crate::event::{Level, NodeId, Outcome, Status, Stream};
 use crate::output::lines::{Line, Lines};
 use crate::output::logs::Logs;
-use crate::output::{Fate, Label, Renderer, Sinks, summary};
+use crate::output::renderer::{Fate, NodeLabel, Renderer};
+use crate::output::summary;
+use crate::output::writer::Writer;
 
-/// The renderer.
+/// The JSON display.
 pub struct Json {
     lines: Lines,
-    writer: Writer,
+    layout: Layout,
 }
 
-struct Writer {
-    labels: Vec<Label>,
+/// Lays out whole lines.
+struct Layout {
+    labels: Vec<NodeLabel>,
     logs: Logs,
-    verbose: bool,
+    is_verbose: bool,
 }
 
-/// What every line of a host and every log message begins with; its body follows.
+/// The beginning of an object with a line of a host, or with a log line. The body
+/// follows.
 #[derive(Serialize)]
 struct Head<'a> {
     stream: &'a str,
@@ -37,7 +41,7 @@ struct Head<'a> {
     host: Option<&'a str>,
 }
 
-/// How a host ended.
+/// The result of a host.
 #[derive(Serialize)]
 struct End<'a> {
     stream: &'a str,
@@ -51,40 +55,40 @@ struct End<'a> {
 }
 
 impl Json {
-    /// A display for these nodes; `verbose` tells each line as a debug message
-    /// too.
+    /// A display for the nodes with these labels. With `is_verbose` each line of a host
+    /// is a log line, too.
     #[must_use]
-    pub fn new(labels: Vec<Label>, logs: Logs, verbose: bool) -> Self {
+    pub fn new(labels: Vec<NodeLabel>, logs: Logs, is_verbose: bool) -> Self {
         Self {
-            // The body says whether the host sent a line's end.
+            // No newline is added: the body shows whether the host sent one.
             lines: Lines::new(labels.len(), b""),
-            writer: Writer {
+            layout: Layout {
                 labels,
                 logs,
-                verbose,
+                is_verbose,
             },
         }
     }
 }
 
 impl Renderer for Json {
-    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Sinks) -> Fate {
-        let Self { lines, writer } = self;
+    fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Writer) -> Fate {
+        let Self { lines, layout } = self;
         lines.feed(node, stream, bytes, |line| {
-            writer.line(node, stream, &line, out);
+            layout.line(node, stream, &line, out);
         });
         Fate::Shown
     }
 
-    fn end_of_output(&mut self, node: NodeId, out: &mut Sinks) {
-        let Self { lines, writer } = self;
+    fn end_of_output(&mut self, node: NodeId, out: &mut Writer) {
+        let Self { lines, layout } = self;
         for stream in [Stream::Stdout, Stream::Stderr] {
-            lines.end(node, stream, |line| writer.line(node, stream, &line, out));
+            lines.end(node, stream, |line| layout.line(node, stream, &line, out));
         }
     }
 
-    fn result(&mut self, node: NodeId, outcome: &Outcome, out: &mut Sinks) {
-        let label = &self.writer.labels[node.0];
+    fn result(&mut self, node: NodeId, outcome: &Outcome, out: &mut Writer) {
+        let label = &self.layout.labels[node.0];
         let (code, signal) = match &outcome.status {
             Status::Ok => (Some(0), None),
             Status::Exit(code) => (Some(*code), None),
@@ -104,19 +108,19 @@ impl Renderer for Json {
         write_object(&mut out.stdout, &end);
     }
 
-    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
-        self.writer.log(level, text, out);
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Writer) {
+        self.layout.log(level, text, out);
     }
 }
 
-impl Writer {
-    fn line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
-        if self.verbose {
+impl Layout {
+    fn line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Writer) {
+        if self.is_verbose {
             self.log_line(node, stream, line, out);
         }
         let label = &self.labels[node.0];
         begin(
-            out.of(stream),
+            out.buffer(stream),
             &Head {
                 stream: name(stream),
                 node: Some(&label.node),
@@ -127,43 +131,43 @@ impl Writer {
         line.pieces(|piece| {
             let text = String::from_utf8_lossy(piece);
             is_text &= matches!(text, Cow::Borrowed(_));
-            write_text(out.of(stream), &text);
-            out.go_on();
+            write_text(out.buffer(stream), &text);
+            out.flush_if_full();
         });
         let end = String::from_utf8_lossy(line.end());
-        write_text(out.of(stream), &end);
+        write_text(out.buffer(stream), &end);
         if !is_text {
             write_base64(stream, line, out);
         }
-        finish(out.of(stream));
+        finish(out.buffer(stream));
         if line.short().is_none() {
-            out.empty();
+            out.flush_now();
         }
     }
 
-    /// What `-v` says of a line.
-    fn log_line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+    /// Renders a line of a host as a log line, for `-v`.
+    fn log_line(&mut self, node: NodeId, stream: Stream, line: &Line<'_>, out: &mut Writer) {
         begin(&mut out.stderr, &LOG);
         let text = self.logs.flat_line(&self.labels[node.0], stream);
         write_text(&mut out.stderr, &text);
         line.pieces(|piece| {
             write_text(&mut out.stderr, &String::from_utf8_lossy(piece));
-            out.go_on();
+            out.flush_if_full();
         });
         finish(&mut out.stderr);
         if line.short().is_none() {
-            out.empty();
+            out.flush_now();
         }
     }
 
-    fn log(&mut self, level: Level, text: &Tree, out: &mut Sinks) {
+    fn log(&mut self, level: Level, text: &Tree, out: &mut Writer) {
         begin(&mut out.stderr, &LOG);
         write_text(&mut out.stderr, &self.logs.flat(level, text));
         finish(&mut out.stderr);
     }
 }
 
-/// The beginning of a log message.
+/// The beginning of the object with a log line.
 const LOG: Head<'static> = Head {
     stream: "stderr",
     node: None,
@@ -177,7 +181,7 @@ fn name(stream: Stream) -> &'static str {
     }
 }
 
-/// The beginning of an object up to the text in its body.
+/// Appends an object up to the opening quote of its body.
 fn begin(out: &mut Vec<u8>, head: &Head<'_>) {
     write_object(out, head);
     let end = "}\n";
@@ -185,23 +189,24 @@ fn begin(out: &mut Vec<u8>, head: &Head<'_>) {
     out.extend_from_slice(b",\"body\":\"");
 }
 
-/// Its end after that text.
+/// Appends the end of an object after its last text.
 fn finish(out: &mut Vec<u8>) {
     out.extend_from_slice(b"\"}\n");
 }
 
-/// A piece of a text, without quotes around it.
+/// Appends a piece of a text, escaped, without quotes.
 fn write_text(out: &mut Vec<u8>, text: &str) {
     let mut serializer =
-        serde_json::Serializer::with_formatter(out, Harmless { has_quotes: false });
+        serde_json::Serializer::with_formatter(out, SafeFormatter { has_quotes: false });
     text.serialize(&mut serializer)
         .expect("text is written to memory");
 }
 
-/// The exact bytes of a line that is no text, after its body.
-fn write_base64(stream: Stream, line: &Line<'_>, out: &mut Sinks) {
-    out.of(stream).extend_from_slice(b"\",\"body_base64\":\"");
-    // Three bytes become four characters, so a few wait for what follows.
+/// Appends the exact bytes of a line that is not valid UTF-8, after its body.
+fn write_base64(stream: Stream, line: &Line<'_>, out: &mut Writer) {
+    out.buffer(stream)
+        .extend_from_slice(b"\",\"body_base64\":\"");
+    // Three bytes become four characters: up to two bytes wait for the next piece.
     let mut held = Vec::new();
     let mut text = String::new();
     line.pieces(|piece| {
@@ -210,22 +215,21 @@ fn write_base64(stream: Stream, line: &Line<'_>, out: &mut Sinks) {
         text.clear();
         BASE64_STANDARD.encode_string(&held[..whole], &mut text);
         held.drain(..whole);
-        out.of(stream).extend_from_slice(text.as_bytes());
-        out.go_on();
+        out.buffer(stream).extend_from_slice(text.as_bytes());
+        out.flush_if_full();
     });
     held.extend_from_slice(line.end());
     let text = BASE64_STANDARD.encode(held);
-    out.of(stream).extend_from_slice(text.as_bytes());
+    out.buffer(stream).extend_from_slice(text.as_bytes());
 }
 
-/// The name of an end for whoever reads results.
+/// The `status` of a result.
 fn status(status: &Status) -> &'static str {
     match status {
         Status::Ok => "ok",
         Status::Exit(_) => "exit",
         Status::Signal(_) => "signal",
         Status::Timeout => "timeout",
-        // It let us in, and that was of no use.
         Status::Connection | Status::Refused => "connection",
         Status::Unreachable => "unreachable",
         Status::Auth => "auth",
@@ -239,21 +243,20 @@ fn status(status: &Status) -> &'static str {
 
 fn write_object(out: &mut Vec<u8>, object: &impl Serialize) {
     let mut serializer =
-        serde_json::Serializer::with_formatter(&mut *out, Harmless { has_quotes: true });
+        serde_json::Serializer::with_formatter(&mut *out, SafeFormatter { has_quotes: true });
     object
         .serialize(&mut serializer)
         .expect("text, numbers and null are written to memory");
     out.push(b'\n');
 }
 
-/// JSON that no terminal takes for control characters: it escapes more of them
-/// than JSON has to.
-struct Harmless {
-    /// Whether there are any around texts.
+/// Escapes control characters that JSON allows, so that a terminal obeys none.
+struct SafeFormatter {
+    /// Texts are quoted.
     has_quotes: bool,
 }
 
-impl Formatter for Harmless {
+impl Formatter for SafeFormatter {
     fn begin_string<W: ?Sized + Write>(&mut self, writer: &mut W) -> io::Result<()> {
         let quote: &[u8] = if self.has_quotes { b"\"" } else { b"" };
         writer.write_all(quote)
@@ -284,8 +287,8 @@ impl Formatter for Harmless {
     }
 }
 
-/// Control characters beyond those that JSON escapes, and those that turn the
-/// direction of writing. All have four hexadecimal digits at most.
+/// DEL, the C1 controls, and the marks that change the direction of text. JSON itself
+/// escapes the C0 controls. Each has at most four hexadecimal digits.
 fn is_harmful(character: char) -> bool {
     matches!(
         character,
@@ -296,14 +299,14 @@ fn is_harmful(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::output::Sink;
+    use crate::output::renderer::Sink;
     use crate::output::theme::Theme;
     use proptest::prelude::*;
     use serde_json::{Value, json};
     use std::time::Duration;
 
     fn display(nodes: usize) -> Json {
-        let label = |number| Label {
+        let label = |number| NodeLabel {
             prefix: format!("web{number}"),
             node: format!("[ops@web{number}:22]"),
             given: format!("ops@web{number}"),
@@ -326,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_line_is_an_object_on_its_stream() {
-        let (mut json, mut out) = (display(2), Sinks::default());
+        let (mut json, mut out) = (display(2), Writer::in_memory());
         json.output(NodeId(1), Stream::Stdout, b"one\nt\"wo", &mut out);
         json.output(NodeId(0), Stream::Stderr, b"three\r\n", &mut out);
         json.end_of_output(NodeId(1), &mut out);
@@ -350,7 +353,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_text_come_twice() {
-        let (mut json, mut out) = (display(1), Sinks::default());
+        let (mut json, mut out) = (display(1), Writer::in_memory());
         json.output(NodeId(0), Stream::Stdout, b"a\xff\xfe\n", &mut out);
         let object = &objects(&out.stdout)[0];
         assert_eq!(object["body"], "a\u{fffd}\u{fffd}\n");
@@ -359,7 +362,7 @@ mod tests {
 
     #[test]
     fn a_log_message_is_flat_and_belongs_to_no_host() {
-        let (mut json, mut out) = (display(1), Sinks::default());
+        let (mut json, mut out) = (display(1), Writer::in_memory());
         let tree = Tree::new("a").because("b").because("c");
         json.log(Level::Fatal, &tree, &mut out);
         assert_eq!(
@@ -375,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_result_says_how_a_host_ended() {
-        let (mut json, mut out) = (display(1), Sinks::default());
+        let (mut json, mut out) = (display(1), Writer::in_memory());
         let ended = |status, reason: Option<&str>| Outcome {
             status,
             reason: reason.map(Tree::from),
@@ -408,7 +411,7 @@ mod tests {
 
     #[test]
     fn a_terminal_finds_nothing_to_obey() {
-        let (mut json, mut out) = (display(1), Sinks::default());
+        let (mut json, mut out) = (display(1), Writer::in_memory());
         let hostile = "\x1b[2J\u{9b}2J\x7f\u{202e}ü\n";
         json.output(NodeId(0), Stream::Stdout, hostile.as_bytes(), &mut out);
         assert!(
@@ -422,7 +425,7 @@ mod tests {
 
     #[test]
     fn a_thousand_hosts_that_talk_at_once_are_whole_objects() {
-        let (mut json, mut out) = (display(1000), Sinks::default());
+        let (mut json, mut out) = (display(1000), Writer::in_memory());
         for round in 0..20usize {
             for node in 0..1000 {
                 let bytes = format!("{round}\nhalf \u{fc}");
@@ -445,7 +448,7 @@ mod tests {
     proptest! {
         #[test]
         fn every_byte_can_be_had_back(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let (mut json, mut out) = (display(1), Sinks::default());
+            let (mut json, mut out) = (display(1), Writer::in_memory());
             json.output(NodeId(0), Stream::Stdout, &bytes, &mut out);
             json.end_of_output(NodeId(0), &mut out);
             let mut found = Vec::new();

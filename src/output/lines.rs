@@ -1,8 +1,6 @@
-//! Bytes that come in packets, made into lines.
+//! Cuts packets of bytes into lines.
 //!
-//! Each node has one unfinished line per stream, so that lines of different
-//! hosts never mix. Used by the displays that write line by line ([`super::text`]
-//! and [`super::json`]).
+//! Each node has one unfinished line per stream, so lines of different hosts never mix.
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -15,44 +13,45 @@ use crate::event::{NodeId, Stream};
 /// A longer line is continued on a new output line.
 pub const LONGEST_LINE: usize = 1024 * 1024;
 
-/// How much of an unfinished line each stream may keep in memory at least, and at
-/// most; the rest waits in a temporary file.
+/// Bytes of an unfinished line that a stream may hold in memory: the least and the most.
+/// The rest of the line is in a temporary file.
 const SHARES: (usize, usize) = (16 * 1024, 128 * 1024);
 
-/// What all nodes may keep together, where they are few enough.
+/// Bytes that the unfinished lines of few nodes may hold in memory together.
 const TOGETHER: usize = 512 * 1024;
 
-/// A longer line is given out in pieces: what is made of them (escaped, as base64)
-/// need not be in memory whole.
+/// A longer line is passed on in pieces, because displays make more bytes of it (escapes,
+/// base64).
 const PIECE: usize = 32 * 1024;
 
-/// Said in place of what cannot be read back.
+/// Shown in place of bytes that cannot be read back.
 const LOST: &[u8] = b"[orgalorg: part of a long line was lost]";
 
 /// A line of a host.
 pub struct Line<'a> {
-    /// What stands before `memory`, where the line is long and memory is short.
+    /// The beginning of a long line; `memory` follows it.
     file: Option<&'a File>,
     memory: &'a [u8],
     end: &'a [u8],
 }
 
 impl<'a> Line<'a> {
-    /// What ends it: a newline, or nothing.
+    /// A newline, or nothing.
     #[inline]
     #[must_use]
     pub fn end(&self) -> &'a [u8] {
         self.end
     }
 
-    /// All of it but its end, if it is short.
+    /// The line without its end, if it is short.
     #[inline]
     #[must_use]
     pub fn short(&self) -> Option<&'a [u8]> {
         (self.file.is_none() && self.memory.len() <= PIECE).then_some(self.memory)
     }
 
-    /// Gives out all of it but its end. No piece ends within a character.
+    /// Passes the line on without its end, in pieces. No piece ends within a UTF-8
+    /// character.
     pub fn pieces(&self, mut take: impl FnMut(&[u8])) {
         if let Some(short) = self.short() {
             return take(short);
@@ -67,8 +66,6 @@ impl<'a> Line<'a> {
         if let Some(file) = self.file
             && read_all(file, &mut add).is_err()
         {
-            // It has just been written and nobody else has it; should it be
-            // unreadable all the same, what can be had is shown.
             add(LOST);
         }
         self.memory.chunks(PIECE / 2).for_each(&mut add);
@@ -92,9 +89,9 @@ fn read_all(file: &File, add: &mut impl FnMut(&[u8])) -> io::Result<()> {
     }
 }
 
-/// How many bytes at the end are a character that is not all there.
+/// The length of an incomplete UTF-8 character at the end.
 fn unfinished_character(bytes: &[u8]) -> usize {
-    // The longest has four bytes.
+    // A character has at most four bytes.
     let is_unfinished = |length: &usize| {
         let end = bytes.len().checked_sub(*length).map(|at| &bytes[at..]);
         end.and_then(|end| std::str::from_utf8(end).err())
@@ -105,15 +102,16 @@ fn unfinished_character(bytes: &[u8]) -> usize {
 
 /// The unfinished lines of all nodes.
 pub struct Lines {
-    /// What ends a line that did not end by itself.
+    /// Ends a line that has no newline.
     added_end: &'static [u8],
     unfinished: Vec<[Unfinished; 2]>,
-    /// How much of each is in memory.
+    /// Bytes of each in memory.
     share: usize,
 }
 
 impl Lines {
-    /// For so many nodes; `added_end` is put where a line did not end by itself.
+    /// No unfinished lines of this number of nodes. `added_end` ends lines that have no
+    /// newline.
     #[must_use]
     pub fn new(nodes: usize, added_end: &'static [u8]) -> Self {
         Self {
@@ -123,7 +121,7 @@ impl Lines {
         }
     }
 
-    /// Bytes from a host: `write` gets finished lines, the rest is kept.
+    /// Adds bytes of a node. `write` gets the lines that they finish.
     pub fn feed(
         &mut self,
         node: NodeId,
@@ -147,8 +145,7 @@ impl Lines {
         self.keep(node, stream, rest, &mut write);
     }
 
-    /// A host will say nothing more on this stream: `write` gets its unfinished
-    /// line, if there is one.
+    /// Ends a stream of a node. `write` gets its unfinished line, if there is one.
     pub fn end(&mut self, node: NodeId, stream: Stream, mut write: impl FnMut(Line<'_>)) {
         if self.kept(node, stream) > 0 {
             self.release(node, stream, self.added_end, &mut write);
@@ -159,8 +156,7 @@ impl Lines {
         self.unfinished[node.0][stream as usize].length
     }
 
-    /// Adds to the unfinished line, which comes out in parts where it grows too
-    /// long.
+    /// Adds to the unfinished line. `write` gets it whenever it reaches [`LONGEST_LINE`].
     fn keep(
         &mut self,
         node: NodeId,
@@ -180,7 +176,7 @@ impl Lines {
         }
     }
 
-    /// The unfinished line is finished, and comes out.
+    /// Ends the unfinished line, and passes it to `write`.
     fn release(
         &mut self,
         node: NodeId,
@@ -194,11 +190,11 @@ impl Lines {
     }
 }
 
-/// A line whose end has not come yet.
+/// A line without its end.
 #[derive(Debug, Default)]
 struct Unfinished {
     memory: Vec<u8>,
-    /// What stands before `memory`, where the line is long and memory is short.
+    /// The beginning of a long line; `memory` follows it.
     file: Option<File>,
     length: usize,
 }
@@ -206,14 +202,14 @@ struct Unfinished {
 impl Unfinished {
     fn push(&mut self, bytes: &[u8], share: usize) {
         self.length += bytes.len();
-        // Without a temporary file, memory has to do.
+        // If the file cannot be written, memory takes the line: it is at most 1 MiB.
         if self.memory.len() + bytes.len() <= share || self.spill(bytes).is_err() {
             self.memory.extend_from_slice(bytes);
         }
     }
 
-    /// Moves what is in memory, and more, to a temporary file that has no name.
-    fn spill(&mut self, more: &[u8]) -> std::io::Result<()> {
+    /// Moves `memory`, and `more`, to an unnamed temporary file.
+    fn spill(&mut self, more: &[u8]) -> io::Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
             None => self.file.insert(tempfile::tempfile()?),

@@ -1,49 +1,52 @@
-//! Log lines: a time, a level, a text, and the tree of causes below it, as the
-//! template says. All displays write them like this but [`super::json`], which
-//! has them flat.
+//! Log lines: a time, a level, a text, and the tree of its causes below, laid out by a
+//! template. In JSON they are flat.
 
 use crate::error::Tree;
 use crate::event::{Level, Stream};
 use crate::output::lines::Line;
+use crate::output::renderer::{Clock, NodeLabel, Sink};
 use crate::output::sanitize::{Sanitizer, sanitize_into};
 use crate::output::template::{Template, TemplateError, brush};
 use crate::output::theme::Theme;
-use crate::output::{Clock, Label, Sink, Sinks, tree};
+use crate::output::tree;
+use crate::output::writer::Writer;
 
-/// What a template for log lines may have in it.
+/// The keys of a template for log lines.
 const KEYS: [&str; 3] = ["time", "level", "text"];
 
-/// The template, unless the user names another one.
+/// The template without `--log-format`.
 const DEFAULT: &str = "{time} {level} {text}";
 
-/// Renders log lines.
+/// The layout of log lines.
 pub struct Logs {
     sink: Sink,
     theme: Theme,
+    /// The template up to the text.
     before: Template,
-    /// Before and after each line of the text.
+    /// Control sequences before and after each line of the text.
     brush: (String, String),
+    /// The template after the text.
     after: Template,
     clock: Clock,
 }
 
-/// Reads a template of the user's.
+/// Parses `--log-format`.
 ///
 /// # Errors
-/// It cannot be understood, or does not say where the text is to stand.
+/// It is no template, or has no `{text}`.
 pub fn template(text: &str) -> Result<Template, TemplateError> {
     Template::parse(text, &KEYS)?.requiring("text")
 }
 
 impl Logs {
-    /// For this file descriptor; `clock` tells the local time.
+    /// Log lines for this descriptor; `format` is the user's template.
     #[must_use]
     pub fn new(sink: Sink, theme: Theme, format: Option<&Template>, clock: Clock) -> Self {
         let format = format
             .cloned()
             .unwrap_or_else(|| template(DEFAULT).expect("the default is as templates have to be"));
         let (before, style, after) = format.split_at("text");
-        let style = style.filter(|_| sink.colored);
+        let style = style.filter(|_| sink.is_colored);
         Self {
             sink,
             theme,
@@ -54,7 +57,7 @@ impl Logs {
         }
     }
 
-    /// A log line with everything below it.
+    /// Appends a log line with its causes below.
     pub fn render(&mut self, level: Level, text: &Tree, out: &mut Vec<u8>) {
         let time = (self.clock)();
         let lines = tree::lines(text);
@@ -64,7 +67,7 @@ impl Logs {
             "level" => (tag(level), self.theme.level(level)),
             _ => (self.again(first), None),
         };
-        let colored = self.sink.colored;
+        let colored = self.sink.is_colored;
         let before = self.before.render(colored, value);
         let margin = " ".repeat(console::measure_text_width(&before));
         out.extend_from_slice(before.as_bytes());
@@ -78,8 +81,8 @@ impl Logs {
         }
     }
 
-    /// What `-v` says of a line of a host.
-    pub fn line(&mut self, label: &Label, stream: Stream, line: &Line<'_>, out: &mut Sinks) {
+    /// Appends a line of a host as a debug message, for `-v`.
+    pub fn line(&mut self, label: &NodeLabel, stream: Stream, line: &Line<'_>, out: &mut Writer) {
         let time = (self.clock)();
         let level = Level::Debug;
         let begin = of_line(label, stream);
@@ -88,7 +91,7 @@ impl Logs {
             "level" => (tag(level), self.theme.level(level)),
             _ => (self.again(&whole(&begin, line)), None),
         };
-        let colored = self.sink.colored;
+        let colored = self.sink.is_colored;
         let before = self.before.render(colored, value);
         out.stderr.extend_from_slice(before.as_bytes());
         let (open, close) = &self.brush;
@@ -102,7 +105,7 @@ impl Logs {
             } else {
                 out.stderr.extend_from_slice(text.as_bytes());
             }
-            out.go_on();
+            out.flush_if_full();
         });
         sanitizer.end(&mut out.stderr);
         out.stderr.extend_from_slice(close.as_bytes());
@@ -110,22 +113,21 @@ impl Logs {
         out.stderr.extend_from_slice(after.as_bytes());
         out.stderr.push(b'\n');
         if line.short().is_none() {
-            out.empty();
+            out.flush_now();
         }
     }
 
-    /// The beginning of the same on one line, without any looks; what the host said
-    /// follows.
-    pub fn flat_line(&mut self, label: &Label, stream: Stream) -> String {
+    /// The beginning of that debug message without colours; the line of the host follows.
+    pub fn flat_line(&mut self, label: &NodeLabel, stream: Stream) -> String {
         self.flat(Level::Debug, &of_line(label, stream).into())
     }
 
-    /// A log line on one line, without any looks.
+    /// A log line with its causes on one line, without colours.
     pub fn flat(&mut self, level: Level, text: &Tree) -> String {
         format!("{} {} {}", (self.clock)(), tag(level), text.flat())
     }
 
-    /// The text where a template has it once more.
+    /// The text, for a template that has it twice.
     fn again(&self, text: &str) -> String {
         let mut out = Vec::new();
         if self.sink.is_terminal {
@@ -136,7 +138,7 @@ impl Logs {
         String::from_utf8_lossy(&out).into_owned()
     }
 
-    /// A line of the text, in its style. Errors may quote what a host said.
+    /// Appends a line of the text in its style. It is escaped, because errors quote hosts.
     fn safe_into(&self, out: &mut Vec<u8>, text: &str) {
         let (open, close) = &self.brush;
         out.extend_from_slice(open.as_bytes());
@@ -149,19 +151,19 @@ impl Logs {
     }
 }
 
-/// A line of a host in a log line, all of it.
+/// The whole text of a debug message about a line of a host.
 fn whole(begin: &str, line: &Line<'_>) -> String {
     let mut text = begin.to_owned();
     line.pieces(|piece| text.push_str(&String::from_utf8_lossy(piece)));
     text
 }
 
-/// What stands before a line of a host in a log line.
-fn of_line(label: &Label, stream: Stream) -> String {
+/// The beginning of a debug message about a line of a host.
+fn of_line(label: &NodeLabel, stream: Stream) -> String {
     format!("{{cmd}} <{stream}> {} ", label.node)
 }
 
-/// ` [WARN]`
+/// A level, right-aligned: ` [WARN]`.
 fn tag(level: Level) -> String {
     format!("{:>7}", format!("[{}]", level.name()))
 }
@@ -181,7 +183,7 @@ mod tests {
 
     const PIPE: Sink = Sink {
         is_terminal: false,
-        colored: false,
+        is_colored: false,
     };
 
     #[test]
@@ -225,7 +227,7 @@ mod tests {
         let tree = Tree::new("a").because("b");
         let colored = Sink {
             is_terminal: false,
-            colored: true,
+            is_colored: true,
         };
         let margin = " ".repeat(8);
         assert_eq!(
@@ -240,7 +242,7 @@ mod tests {
     fn a_text_that_comes_twice_is_harmless_twice() {
         let terminal = Sink {
             is_terminal: true,
-            colored: false,
+            is_colored: false,
         };
         let line = rendered(
             Some("{text}|{text}"),
@@ -255,7 +257,7 @@ mod tests {
     fn a_terminal_gets_colours_and_nothing_harmful() {
         let sink = Sink {
             is_terminal: true,
-            colored: true,
+            is_colored: true,
         };
         let tree = Tree::new("a\x1b[2Jb").because("c\rd");
         let line = rendered(None, sink, Level::Warn, &tree);

@@ -1,93 +1,68 @@
 //! The printer: the one thread that decides what is written next.
 //!
-//! It writes when its buffer is full or when nothing else is waiting, so that a
-//! flood costs few system calls and a single line is on the screen at once. When
-//! whoever reads our stdout is slow, this thread waits, and nobody else does. A
-//! display that keeps output does not wait even here: a second thread writes for
-//! it, while this one goes on keeping.
+//! It writes when its buffers are full or when no message waits. So a flood costs few
+//! system calls, and a single line appears at once.
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crossbeam_channel::{
-    Receiver, RecvTimeoutError, Sender, TryRecvError, at, bounded, never, select, unbounded,
-};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, at, never, select};
 
 use crate::error::Tree;
 use crate::event::{Level, NodeId, Stream};
 use crate::output::backlog::Backlog;
 use crate::output::credit::Loan;
+use crate::output::error::OutputError;
 use crate::output::files::Files;
-use crate::output::screen::{Screen, Standing, write_at_once};
-use crate::output::{Fate, Message, Outlet, Progress, Renderer, Sinks};
+use crate::output::message::Message;
+use crate::output::renderer::{Fate, Renderer};
+use crate::output::screen::Screen;
+use crate::output::writer::{Buffers, Writer};
 
-/// Write when this much has been rendered.
-pub const FULL: usize = 64 * 1024;
-
-/// Render no more at once: each byte may be an empty line, and get a long name
-/// before it.
+/// How many bytes are rendered in one go. Each of them may be an empty line, which gets
+/// a long prefix.
 const PIECE: usize = 4 * 1024;
 
-/// How long a part of a long line waits until the one before is written.
-const MOMENT: Duration = Duration::from_millis(5);
-
-/// Output cannot be written any more.
-#[derive(Debug, thiserror::Error)]
-pub enum OutputError {
-    /// Nobody reads it any more (`| head`).
-    #[error("nobody reads the output any more")]
-    Closed,
-    /// Anything else, such as a full disk.
-    #[error("can't write the output")]
-    Failed(#[source] io::Error),
-    /// A file of `--output-dir`.
-    #[error("can't write '{}'", .0.display())]
-    File(PathBuf, #[source] io::Error),
-    /// Kept output fills the memory that it may have, the temporary directory takes
-    /// no more, and every host waits for room.
-    #[error("the output of the hosts has no room in '{}'", .0.display())]
-    NoRoom(PathBuf, #[source] io::Error),
+/// What a printer works with.
+pub struct Setup {
+    /// The display of the run.
+    pub renderer: Box<dyn Renderer>,
+    /// Where it writes.
+    pub screen: Screen,
+    /// The files of `--output-dir`.
+    pub files: Option<Files>,
+    /// How many nodes the run has.
+    pub nodes: usize,
+    /// Warnings are shown.
+    pub wants_warnings: bool,
+    /// Hears of failures. Each of them is to end the run.
+    pub problems: Sender<OutputError>,
 }
 
-/// Starts the printer. It ends when all [`super::Display`]s are gone; who wants
-/// to be sure that something is written sends [`Message::Flush`].
+/// Starts the printer. It ends when all senders of `messages` are gone; to be sure that
+/// something is written, send [`Message::Flush`].
 ///
 /// # Errors
-/// No thread can be started.
-pub fn start(
-    renderer: Box<dyn Renderer>,
-    screen: Screen,
-    files: Option<Files>,
-    nodes: usize,
-    wants_warnings: bool,
-    messages: Receiver<Message>,
-    problems: Sender<OutputError>,
-) -> io::Result<()> {
-    let one_file = screen.is_one_file();
-    let way = if renderer.keeps() {
-        Way::beside(screen)?
-    } else {
-        Way::Direct(Box::new(screen))
-    };
-    let way = Arc::new(Mutex::new(way));
-    let sinks = Sinks::with_outlet(outlet(Arc::clone(&way), one_file));
+/// A thread cannot be started.
+pub fn start(setup: Setup, messages: Receiver<Message>) -> io::Result<()> {
+    let keeps_output = setup.renderer.keeps_output();
     let mut printer = Printer {
-        one_file,
-        keeps: renderer.keeps(),
-        is_over: false,
-        way,
-        renderer,
-        sinks,
-        held: VecDeque::new(),
+        writer: if keeps_output {
+            Writer::threaded(setup.screen)?
+        } else {
+            Writer::direct(setup.screen)
+        },
+        renderer: setup.renderer,
+        keeps_output,
+        queue: VecDeque::new(),
         loans: Vec::new(),
-        backlog: Backlog::new(nodes),
-        wants_warnings,
-        files,
-        problems,
+        backlog: Backlog::new(setup.nodes),
+        wants_warnings: setup.wants_warnings,
+        files: setup.files,
+        is_over: false,
+        problems: setup.problems,
     };
     thread::Builder::new()
         .name("printer".into())
@@ -95,121 +70,248 @@ pub fn start(
         .map(drop)
 }
 
-/// Writes a long line while it is still being rendered. The writer gets a moment for
-/// that, but nobody waits for a reader that has stopped.
-fn outlet(way: Arc<Mutex<Way>>, one_file: bool) -> Outlet {
-    Box::new(move |sinks| {
-        sinks.join(one_file);
-        let mut way = lock(&way);
-        way.wait_a_moment();
-        if !way.is_busy() {
-            way.submit(sinks, Vec::new());
-        }
-    })
-}
-
-fn lock(way: &Mutex<Way>) -> MutexGuard<'_, Way> {
-    way.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 struct Printer {
     renderer: Box<dyn Renderer>,
-    sinks: Sinks,
-    /// What is to be shown at once, but for which the writer has no time yet.
-    held: VecDeque<Held>,
-    /// Given back when what they stand for has been written.
+    writer: Writer,
+    keeps_output: bool,
+    /// Live output that waits until the writer thread is idle. Rendered, it would take
+    /// more memory.
+    queue: VecDeque<Queued>,
+    /// Returned once the buffers are written.
     loans: Vec<Loan>,
-    /// Not given back until there is room for more.
     backlog: Backlog,
-    /// A lack of room is still to be said.
+    /// A warning that there is no room has not been shown yet, and is wanted.
     wants_warnings: bool,
-    /// Stdout and stderr are the same file: everything goes through one of
-    /// them, in order.
-    one_file: bool,
-    keeps: bool,
-    is_over: bool,
-    /// Shared with the outlet of the sinks.
-    way: Arc<Mutex<Way>>,
     files: Option<Files>,
+    /// No node sends anything more.
+    is_over: bool,
     problems: Sender<OutputError>,
 }
 
-/// What a node has said that has not been rendered yet.
-enum Held {
+/// What a node has sent, before it is rendered.
+enum Queued {
     Output {
         node: NodeId,
         stream: Stream,
         bytes: Vec<u8>,
-        /// How much of it has been rendered.
-        done: usize,
+        /// How many of the bytes are rendered.
+        rendered: usize,
         loan: Loan,
     },
     End(NodeId),
 }
 
-/// How things get written.
-enum Way {
-    /// By this thread.
-    Direct(Box<Screen>),
-    /// By one beside it.
-    Beside {
-        jobs: Sender<Job>,
-        /// What has been written comes back, empty.
-        done: Receiver<Sinks>,
-        is_busy: bool,
-        spare: Sinks,
-    },
-}
-
-/// What the writing thread is told.
-enum Job {
-    Write(Sinks, Vec<Loan>),
-    Progress(Progress),
-    HideBar,
+/// What the printer has waited for.
+enum Event {
+    Message(Message),
+    /// The writer thread is done.
+    Written(Buffers),
+    Alarm,
+    /// All senders of messages are gone.
+    Closed,
 }
 
 impl Printer {
     fn run(&mut self, messages: &Receiver<Message>) {
         loop {
-            let message = match messages.try_recv() {
-                Ok(message) => Some(message),
-                Err(TryRecvError::Empty) => match self.when_nothing_waits(messages) {
-                    Ok(message) => message,
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => break,
-                },
-                Err(TryRecvError::Disconnected) => break,
+            let event = match messages.try_recv() {
+                Ok(message) => Event::Message(message),
+                Err(TryRecvError::Empty) if self.finish_work() => continue,
+                Err(TryRecvError::Empty) => self.wait_for_event(messages),
+                Err(TryRecvError::Disconnected) => Event::Closed,
             };
-            if let Some(message) = message {
-                self.take(message);
+            match event {
+                Event::Message(message) => self.handle(message),
+                Event::Written(buffers) => self.writer.note_done(buffers),
+                Event::Alarm => self.writer.tick(),
+                Event::Closed => break,
             }
-            self.go_on();
+            self.render_next();
             self.look_for_room();
         }
-        self.show_held();
+        self.render_queue();
         self.show_all();
-        self.hide_bar();
+        self.writer.hide_bar();
     }
 
-    /// Renders a piece of what waits here, if the writer has time for it. False if
-    /// nothing does.
-    fn go_on(&mut self) -> bool {
-        if !self.keeps || lock(&self.way).is_busy() {
+    /// Renders the next piece of queued or kept output, if the writer thread is idle.
+    /// False if there is none.
+    fn render_next(&mut self) -> bool {
+        if !self.keeps_output || self.writer.is_busy() {
             return false;
         }
-        if let Some(held) = self.held.pop_front() {
-            self.render(held);
+        if let Some(queued) = self.queue.pop_front() {
+            self.render(queued);
             return true;
         }
-        let has_more = self.renderer.more(&mut self.sinks);
-        if has_more {
-            self.rendered();
+        let has_rendered = self.renderer.render_kept(&mut self.writer);
+        if has_rendered {
+            self.write_if_full();
         }
-        has_more
+        has_rendered
     }
 
-    /// Gives credit back to nodes that wait for room, if there is some, and tries to
-    /// make some from time to time.
+    /// Does what can be done before the next message: renders what is due, else writes
+    /// what is rendered. True if more may be left to do.
+    fn finish_work(&mut self) -> bool {
+        if self.writer.is_busy() {
+            return false;
+        }
+        if self.render_next() {
+            self.look_for_room();
+            return true;
+        }
+        self.write();
+        false
+    }
+
+    fn wait_for_event(&self, messages: &Receiver<Message>) -> Event {
+        let deadline = [self.writer.deadline(), self.backlog.deadline()];
+        let deadline = deadline.into_iter().flatten().min();
+        let message = match (self.writer.done(), deadline) {
+            (None, None) => messages.recv().map_err(RecvTimeoutError::from),
+            (None, Some(deadline)) => messages.recv_deadline(deadline),
+            (Some(done), deadline) => {
+                let alarm = deadline.map_or_else(never, at);
+                select! {
+                    recv(messages) -> message => message.map_err(RecvTimeoutError::from),
+                    recv(done) -> buffers => {
+                        return Event::Written(buffers.unwrap_or_default());
+                    }
+                    recv(alarm) -> _ => Err(RecvTimeoutError::Timeout),
+                }
+            }
+        };
+        match message {
+            Ok(message) => Event::Message(message),
+            Err(RecvTimeoutError::Timeout) => Event::Alarm,
+            Err(RecvTimeoutError::Disconnected) => Event::Closed,
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Output {
+                node,
+                stream,
+                bytes,
+                loan,
+            } => {
+                self.backlog.note_output(node);
+                self.with_files(|files| files.write(node, stream, &bytes));
+                self.render_or_queue(Queued::Output {
+                    node,
+                    stream,
+                    bytes,
+                    rendered: 0,
+                    loan,
+                });
+            }
+            Message::EndOfOutput { node } => {
+                self.backlog.note_end(node);
+                self.with_files(|files| files.complete(node));
+                self.render_or_queue(Queued::End(node));
+            }
+            Message::Result { node, outcome } => {
+                self.backlog.note_end(node);
+                self.renderer.result(node, &outcome, &mut self.writer);
+            }
+            Message::EndOfRun => self.end_run(),
+            // A feeder whose upload was broken off may not know yet that the run is over.
+            Message::Progress(_) if self.is_over => {}
+            Message::Progress(progress) => self.writer.progress(progress),
+            Message::HideBar => self.writer.hide_bar(),
+            Message::Log { level, text } => self.renderer.log(level, &text, &mut self.writer),
+            Message::Flush(answer) => {
+                self.render_queue();
+                self.flush();
+                // Main may have stopped waiting.
+                let _ = answer.send(());
+            }
+        }
+        self.write_if_full();
+    }
+
+    /// Writes to the files of `--output-dir`, until that has failed once.
+    fn with_files(&mut self, write: impl FnOnce(&mut Files) -> Result<(), OutputError>) {
+        if let Some(files) = &mut self.files
+            && let Err(error) = write(files)
+        {
+            self.files = None;
+            let _ = self.problems.send(error);
+        }
+    }
+
+    fn end_run(&mut self) {
+        self.is_over = true;
+        self.backlog.release(|_| true);
+        self.writer.hide_bar();
+        self.render_queue();
+        self.renderer.end_of_run(&mut self.writer);
+        self.show_all();
+    }
+
+    /// Renders what a node has sent, unless earlier output of it is still queued.
+    fn render_or_queue(&mut self, queued: Queued) {
+        if !self.queue.is_empty() && self.renderer.is_live(queued.node()) {
+            self.queue.push_back(queued);
+        } else {
+            self.render(queued);
+        }
+    }
+
+    /// Renders what a node has sent. Live output goes back to the queue once the writer
+    /// thread has something to write.
+    fn render(&mut self, mut queued: Queued) {
+        let node = queued.node();
+        let mut fate = Fate::Kept;
+        loop {
+            if self.writer.is_busy() && self.renderer.is_live(node) {
+                return self.queue.push_front(queued);
+            }
+            match &mut queued {
+                Queued::Output {
+                    stream,
+                    bytes,
+                    rendered,
+                    ..
+                } if *rendered < bytes.len() => {
+                    let piece = &bytes[*rendered..bytes.len().min(*rendered + PIECE)];
+                    let out = &mut self.writer;
+                    fate = self.renderer.output(node, *stream, piece, out);
+                    *rendered += piece.len();
+                    if *rendered < bytes.len() {
+                        self.write_if_full();
+                    }
+                }
+                Queued::Output { .. } => break,
+                Queued::End(node) => {
+                    self.renderer.end_of_output(*node, &mut self.writer);
+                    break;
+                }
+            }
+        }
+        if let Queued::Output { loan, .. } = queued {
+            match fate {
+                Fate::Shown => self.loans.push(loan),
+                Fate::Kept => drop(loan),
+                Fate::Withheld => self.backlog.hold(node, loan, Instant::now()),
+            }
+        }
+        self.warn_of_lack_of_room();
+        self.write_if_full();
+    }
+
+    /// Renders all that is queued, and waits for the writer thread where needed.
+    fn render_queue(&mut self) {
+        while let Some(queued) = self.queue.pop_front() {
+            self.writer.wait();
+            self.render(queued);
+        }
+    }
+
+    /// Returns credit to nodes for which there is room, and tries to make room from time
+    /// to time.
     fn look_for_room(&mut self) {
         if self.backlog.is_empty() {
             return;
@@ -229,12 +331,11 @@ impl Printer {
         };
         if self.backlog.note_failed_try(now) {
             let problem = OutputError::NoRoom(std::env::temp_dir(), error);
-            // Main ends the run.
             let _ = self.problems.send(problem);
         }
     }
 
-    /// Says once that there is no room.
+    /// Shows a warning that there is no room, once.
     fn warn_of_lack_of_room(&mut self) {
         let Some(error) = self.renderer.take_problem() else {
             return;
@@ -247,372 +348,45 @@ impl Printer {
             let tree = Tree::new(text)
                 .because(Tree::from_error(&error))
                 .because(advice);
-            self.renderer.log(Level::Warn, &tree, &mut self.sinks);
+            self.renderer.log(Level::Warn, &tree, &mut self.writer);
         }
     }
 
-    /// Writes what there is, and waits for more.
-    fn when_nothing_waits(
-        &mut self,
-        messages: &Receiver<Message>,
-    ) -> Result<Option<Message>, RecvTimeoutError> {
-        if !lock(&self.way).is_busy() {
-            if self.go_on() {
-                return Ok(None);
-            }
-            self.submit();
-        }
-        match &mut *lock(&self.way) {
-            Way::Direct(screen) => {
-                let message = match screen.deadline() {
-                    None => messages.recv().map_err(RecvTimeoutError::from),
-                    Some(deadline) => messages.recv_deadline(deadline),
-                };
-                if matches!(message, Err(RecvTimeoutError::Timeout)) {
-                    screen.tick();
-                }
-                message.map(Some)
-            }
-            Way::Beside {
-                done,
-                is_busy,
-                spare,
-                ..
-            } => {
-                let alarm = self.backlog.deadline().map_or_else(never, at);
-                let idle = never();
-                let done = if *is_busy { &*done } else { &idle };
-                select! {
-                    recv(messages) -> message => {
-                        message.map(Some).map_err(RecvTimeoutError::from)
-                    }
-                    recv(done) -> sinks => {
-                        *is_busy = false;
-                        *spare = sinks.unwrap_or_default();
-                        Ok(None)
-                    }
-                    recv(alarm) -> _ => Ok(None),
-                }
-            }
+    fn write_if_full(&mut self) {
+        self.writer.join();
+        if self.writer.is_full() && !self.writer.is_busy() {
+            self.write();
         }
     }
 
-    fn take(&mut self, message: Message) {
-        match message {
-            Message::Output {
-                node,
-                stream,
-                bytes,
-                loan,
-            } => {
-                self.backlog.note_output(node);
-                if let Some(files) = &mut self.files
-                    && let Err(error) = files.write(node, stream, &bytes)
-                {
-                    self.files = None;
-                    // Main hears of it once.
-                    let _ = self.problems.send(error);
-                }
-                self.hear(Held::Output {
-                    node,
-                    stream,
-                    bytes,
-                    done: 0,
-                    loan,
-                });
-            }
-            Message::EndOfOutput { node } => {
-                self.backlog.note_end(node);
-                if let Some(files) = &mut self.files
-                    && let Err(error) = files.complete(node)
-                {
-                    self.files = None;
-                    let _ = self.problems.send(error);
-                }
-                self.hear(Held::End(node));
-            }
-            Message::Result { node, outcome } => {
-                self.backlog.note_end(node);
-                self.renderer.result(node, &outcome, &mut self.sinks);
-            }
-            Message::EndOfRun => {
-                self.is_over = true;
-                self.backlog.release(|_| true);
-                self.hide_bar();
-                self.show_held();
-                self.renderer.end_of_run(&mut self.sinks);
-                self.show_all();
-            }
-            // An upload that was broken off may not know it yet.
-            Message::Progress(_) if self.is_over => {}
-            Message::Progress(progress) => lock(&self.way).progress(progress),
-            Message::HideBar => self.hide_bar(),
-            Message::Log { level, text } => self.renderer.log(level, &text, &mut self.sinks),
-            Message::Flush(answer) => {
-                self.show_held();
-                self.flush();
-                // Whoever asked may have stopped waiting.
-                let _ = answer.send(());
-            }
-        }
-        self.rendered();
-    }
-
-    /// A node has said something: it is kept, or rendered as soon as it can be
-    /// written.
-    fn hear(&mut self, held: Held) {
-        let (Held::Output { node, .. } | Held::End(node)) = held;
-        if !self.held.is_empty() && self.renderer.shows_at_once(node) {
-            self.held.push_back(held);
-        } else {
-            self.render(held);
-        }
-    }
-
-    fn render(&mut self, mut held: Held) {
-        let (Held::Output { node, .. } | Held::End(node)) = held;
-        let mut fate = Fate::Kept;
-        loop {
-            if lock(&self.way).is_busy() && self.renderer.shows_at_once(node) {
-                return self.held.push_front(held);
-            }
-            match &mut held {
-                Held::Output {
-                    stream,
-                    bytes,
-                    done,
-                    ..
-                } if *done < bytes.len() => {
-                    let piece = &bytes[*done..bytes.len().min(*done + PIECE)];
-                    fate = self.renderer.output(node, *stream, piece, &mut self.sinks);
-                    *done += piece.len();
-                    if *done < bytes.len() {
-                        self.rendered();
-                    }
-                }
-                Held::Output { .. } => break,
-                Held::End(node) => {
-                    self.renderer.end_of_output(*node, &mut self.sinks);
-                    break;
-                }
-            }
-        }
-        match (held, fate) {
-            (Held::Output { loan, .. }, Fate::Shown) => self.loans.push(loan),
-            (Held::Output { loan, .. }, Fate::Withheld) => {
-                self.backlog.hold(node, loan, Instant::now());
-            }
-            _ => {}
-        }
-        self.warn_of_lack_of_room();
-        self.rendered();
-    }
-
-    /// Has everything rendered that was to be shown at once.
-    fn show_held(&mut self) {
-        while let Some(held) = self.held.pop_front() {
-            lock(&self.way).wait();
-            self.render(held);
-        }
-    }
-
-    /// Something has been rendered, and is written if it is much.
-    fn rendered(&mut self) {
-        self.sinks.join(self.one_file);
-        if self.sinks.len() >= FULL && !lock(&self.way).is_busy() {
-            self.submit();
-        }
-    }
-
-    /// Writes what has been rendered, or has it written.
-    fn submit(&mut self) {
+    fn write(&mut self) {
         let loans = std::mem::take(&mut self.loans);
-        lock(&self.way).submit(&mut self.sinks, loans);
+        self.writer.write(loans);
     }
 
-    /// Waits until what has been rendered so far is written.
+    /// Returns once everything rendered so far is written.
     fn flush(&mut self) {
-        lock(&self.way).wait();
-        self.submit();
-        lock(&self.way).wait();
+        self.writer.wait();
+        self.write();
+        self.writer.wait();
     }
 
-    /// Shows everything that was kept and may be shown.
+    /// Shows all kept output that is due, and returns once it is written.
     fn show_all(&mut self) {
-        while self.renderer.more(&mut self.sinks) {
-            if self.sinks.len() >= FULL {
-                lock(&self.way).wait();
+        while self.renderer.render_kept(&mut self.writer) {
+            if self.writer.is_full() {
+                self.writer.wait();
             }
-            self.rendered();
+            self.write_if_full();
         }
         self.flush();
     }
-
-    fn hide_bar(&mut self) {
-        lock(&self.way).hide_bar();
-    }
 }
 
-impl Way {
-    /// Starts a thread that writes.
-    fn beside(mut screen: Screen) -> io::Result<Self> {
-        // Unbounded: one write at a time, and progress, of which there is little.
-        let (jobs, to_do) = unbounded();
-        let (finished, done) = bounded(1);
-        thread::Builder::new()
-            .name("writer".into())
-            .spawn(move || write_beside(&mut screen, &to_do, &finished))?;
-        Ok(Self::Beside {
-            jobs,
-            done,
-            is_busy: false,
-            spare: Sinks::default(),
-        })
-    }
-
-    fn is_busy(&self) -> bool {
-        matches!(self, Self::Beside { is_busy: true, .. })
-    }
-
-    /// Writes what has been rendered, or has it written.
-    fn submit(&mut self, sinks: &mut Sinks, loans: Vec<Loan>) {
+impl Queued {
+    fn node(&self) -> NodeId {
         match self {
-            Self::Direct(screen) => {
-                screen.write(sinks);
-                drop(loans);
-            }
-            Self::Beside { .. } if sinks.is_empty() => drop(loans),
-            Self::Beside {
-                jobs,
-                is_busy,
-                spare,
-                ..
-            } => {
-                let mut job = std::mem::take(spare);
-                std::mem::swap(&mut job.stdout, &mut sinks.stdout);
-                std::mem::swap(&mut job.stderr, &mut sinks.stderr);
-                // It ends only after this thread.
-                *is_busy = jobs.send(Job::Write(job, loans)).is_ok();
-            }
+            Self::Output { node, .. } | Self::End(node) => *node,
         }
-    }
-
-    fn hide_bar(&mut self) {
-        self.wait();
-        match self {
-            Self::Direct(screen) => return screen.hide_bar(),
-            // It answers this as it answers a write.
-            Self::Beside { jobs, is_busy, .. } => *is_busy = jobs.send(Job::HideBar).is_ok(),
-        }
-        self.wait();
-    }
-
-    /// Waits until nothing is being written, but not for long.
-    fn wait_a_moment(&mut self) {
-        if let Self::Beside {
-            done,
-            is_busy,
-            spare,
-            ..
-        } = self
-            && *is_busy
-            && let Ok(sinks) = done.recv_timeout(MOMENT)
-        {
-            *is_busy = false;
-            *spare = sinks;
-        }
-    }
-
-    /// Waits until nothing is being written.
-    fn wait(&mut self) {
-        if let Self::Beside {
-            done,
-            is_busy,
-            spare,
-            ..
-        } = self
-            && std::mem::take(is_busy)
-        {
-            *spare = done.recv().unwrap_or_default();
-        }
-    }
-
-    fn progress(&mut self, progress: Progress) {
-        match self {
-            Self::Direct(screen) => screen.progress(progress),
-            Self::Beside { jobs, .. } => {
-                let _ = jobs.send(Job::Progress(progress));
-            }
-        }
-    }
-}
-
-fn write_beside(screen: &mut Screen, jobs: &Receiver<Job>, finished: &Sender<Sinks>) {
-    loop {
-        let job = match screen.deadline() {
-            None => jobs.recv().map_err(RecvTimeoutError::from),
-            Some(deadline) => jobs.recv_deadline(deadline),
-        };
-        let written = match job {
-            Ok(Job::Write(mut sinks, loans)) => {
-                screen.write(&mut sinks);
-                drop(loans);
-                sinks
-            }
-            Ok(Job::HideBar) => {
-                screen.hide_bar();
-                Sinks::default()
-            }
-            Ok(Job::Progress(progress)) => {
-                screen.progress(progress);
-                continue;
-            }
-            Err(RecvTimeoutError::Timeout) => {
-                screen.tick();
-                continue;
-            }
-            Err(RecvTimeoutError::Disconnected) => return,
-        };
-        if finished.send(written).is_err() {
-            return;
-        }
-    }
-}
-
-/// What main does in place of the printer when the process must end while the
-/// printer waits for somebody to read stdout: log lines still come out.
-pub struct LastWords {
-    renderer: Box<dyn Renderer>,
-    messages: Receiver<Message>,
-    bar: Arc<Standing>,
-}
-
-impl LastWords {
-    /// From the queue of the printer, rendered like this.
-    #[must_use]
-    pub fn new(
-        renderer: Box<dyn Renderer>,
-        messages: Receiver<Message>,
-        bar: Arc<Standing>,
-    ) -> Self {
-        Self {
-            renderer,
-            messages,
-            bar,
-        }
-    }
-
-    /// Writes the log lines that are waiting to stderr, as far as that takes
-    /// them at once. Output of hosts is lost then.
-    pub fn say(&mut self) {
-        self.bar.wipe();
-        let mut sinks = Sinks::default();
-        for message in self.messages.try_iter() {
-            if let Message::Log { level, text } = message {
-                self.renderer.log(level, &text, &mut sinks);
-            }
-        }
-        // Where stderr is what is not read, this ends at its first piece.
-        write_at_once(&sinks.stderr);
     }
 }

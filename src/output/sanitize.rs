@@ -1,20 +1,17 @@
-//! Makes remote bytes harmless on a terminal.
+//! Escapes control characters in remote bytes for a terminal.
 //!
-//! A host that has been broken into must not be able to retitle the user's
-//! terminal, write into its clipboard, or paint over the line before. On a
-//! terminal, control characters are shown escaped; tab, newline and colours
-//! (SGR sequences, ECMA-48 section 8.3.117) go through, and a colour that is
-//! left on is switched off at the end of its line. In pipes and files nothing is
-//! changed.
+//! A compromised host must not be able to retitle the user's terminal, to write into its
+//! clipboard, or to paint over earlier lines. Tab, newline and colours (SGR sequences,
+//! ECMA-48 section 8.3.117) pass. A colour that a line leaves on is switched off at its
+//! end.
 
 /// Switches off all colours.
 const RESET: &[u8] = b"\x1b[0m";
 
-/// A longer sequence is no colour.
+/// A longer sequence is escaped even if it is a colour.
 const LONGEST_SEQUENCE: usize = 64;
 
-/// Appends a line (with or without its newline) in a form that only moves the
-/// cursor forward.
+/// Appends a line, with or without its newline, so that it only moves the cursor forward.
 pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
     let (text, newline) = match line.strip_suffix(b"\n") {
         Some(text) => (text, true),
@@ -27,11 +24,11 @@ pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
     }
 }
 
-/// Does the same for a line that comes in pieces.
+/// Escapes a line that comes in pieces.
 #[derive(Debug, Default)]
 pub struct Sanitizer {
-    colored: bool,
-    /// What can only be judged with what follows it.
+    is_colored: bool,
+    /// The beginning of a sequence that may continue in the next piece.
     held: Vec<u8>,
 }
 
@@ -45,33 +42,32 @@ impl Sanitizer {
         self.held.extend_from_slice(later);
     }
 
-    /// The line has ended.
+    /// Appends the end of the line.
     pub fn end(&mut self, out: &mut Vec<u8>) {
         let held = std::mem::take(&mut self.held);
         self.last(out, &held);
     }
 
     fn last(&mut self, out: &mut Vec<u8>, text: &[u8]) {
-        // Programs that write for a terminal end their lines so.
+        // Programs that write for a terminal end their lines with CR LF.
         self.add(out, text.strip_suffix(b"\r").unwrap_or(text));
-        if self.colored {
+        if self.is_colored {
             out.extend_from_slice(RESET);
         }
     }
 
     fn add(&mut self, out: &mut Vec<u8>, text: &[u8]) {
         for chunk in text.utf8_chunks() {
-            valid_into(out, chunk.valid(), &mut self.colored);
+            valid_into(out, chunk.valid(), &mut self.is_colored);
             for byte in chunk.invalid() {
-                // Terminals take some of these for C1 control characters.
+                // Some terminals obey these bytes as C1 controls.
                 escape_into(out, u32::from(*byte));
             }
         }
     }
 }
 
-/// How many bytes at the end may be a sequence, or a line's end, of which the rest
-/// is still to come.
+/// The length of an end that may be the beginning of a sequence or of a CR LF.
 fn undecided(text: &[u8]) -> usize {
     let from = text.len().saturating_sub(LONGEST_SEQUENCE);
     let last = text[from..]
@@ -89,14 +85,14 @@ fn undecided(text: &[u8]) -> usize {
     })
 }
 
-fn valid_into(out: &mut Vec<u8>, text: &str, colored: &mut bool) {
+fn valid_into(out: &mut Vec<u8>, text: &str, is_colored: &mut bool) {
     let mut rest = text;
     while let Some(at) = rest.find(is_unsafe) {
         out.extend_from_slice(&rest.as_bytes()[..at]);
         rest = &rest[at..];
         if let Some(sequence) = color_sequence(rest) {
             out.extend_from_slice(sequence.as_bytes());
-            *colored = !matches!(sequence, "\x1b[m" | "\x1b[0m");
+            *is_colored = !matches!(sequence, "\x1b[m" | "\x1b[0m");
             rest = &rest[sequence.len()..];
         } else if let Some(character) = rest.chars().next() {
             escape_into(out, u32::from(character));
@@ -106,14 +102,14 @@ fn valid_into(out: &mut Vec<u8>, text: &str, colored: &mut bool) {
     out.extend_from_slice(rest.as_bytes());
 }
 
-/// Control characters, and those that turn the direction of writing (which can
-/// make a text read as another one).
+/// Control characters, and the marks that change the direction of text, which can make a
+/// text read as another one.
 fn is_unsafe(character: char) -> bool {
     (character.is_control() && character != '\t')
         || matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// `ESC [ digits and ; or : m` at the beginning of `text`.
+/// The colour sequence at the beginning of `text`: `ESC [`, digits, `;` or `:`, and `m`.
 fn color_sequence(text: &str) -> Option<&str> {
     let parameters = text.strip_prefix("\x1b[")?;
     let length = parameters

@@ -1,15 +1,15 @@
-//! The two file descriptors, and the status bar below what is written to them.
+//! The two descriptors, and the status bar below what is written to them.
 //!
-//! Output and bar never mix: the bar is taken away before anything is written,
-//! and put back afterwards, both in the same write(2) where that is possible. The
-//! cursor waits at its beginning, so that whatever else comes onto the terminal
-//! (an echoed ^C, a narrower window that wraps it) is taken away with it.
+//! Lines and bar go out in one write(2): erase the bar, the lines, the bar again. So
+//! a terminal never shows lines without the bar below them. The cursor waits at the
+//! bar's first column. Anything else that appears there, such as an echoed ^C or the
+//! rest of a bar that a narrower window has wrapped, is erased with the bar.
 //!
-//! What goes into a pipe may end up on the same terminal (`| grep`), and nobody
-//! knows when. So there is no bar any more once something has gone there.
+//! A pipe on stdout may end at the same terminal (`| grep`), at any time. So the bar
+//! disappears for good at the first output into a pipe.
 
 use std::os::fd::BorrowedFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
@@ -17,356 +17,344 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 
-use crate::output::printer::OutputError;
+use crate::output::bar_state::BarState;
+use crate::output::error::OutputError;
+use crate::output::message::Progress;
 use crate::output::status::StatusBar;
-use crate::output::{Progress, Sinks};
 
-/// What a buffer may keep for the next time. Only very long lines that cannot be
-/// written in parts need more.
-const KEPT: usize = 256 * 1024;
+/// The capacity that an empty buffer may keep. Larger ones come from very long lines.
+const KEPT_CAPACITY: usize = 256 * 1024;
 
-/// To the first column, and nothing from there on.
-const ERASE: &[u8] = b"\r\x1b[J";
+/// Carriage return, and erase to the end of the screen (ECMA-48 section 8.3.39).
+pub(super) const ERASE: &[u8] = b"\r\x1b[J";
 
-/// The bar is not drawn more often.
-const INTERVAL: Duration = Duration::from_millis(50);
+/// The text of the bar changes at most once in this time.
+const CHANGE_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A run that is over sooner has none: it would only flicker.
-const PATIENCE: Duration = Duration::from_millis(150);
+/// The bar appears this long after the run began: it would only flicker on a shorter
+/// one.
+const APPEARS_AFTER: Duration = Duration::from_millis(150);
 
-/// It has a clock, which goes on also when nothing happens.
+/// The bar has a clock, so it is drawn this often although nothing happens.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the end of the process waits for a bar that is just being drawn.
-const MOVING: Duration = Duration::from_millis(100);
+/// How much output stands above one bar. The kernel passes a longer write on to the
+/// terminal in pieces, and all but the last would be seen without a bar.
+const FRAME: usize = 2 * 1024;
 
-/// What a terminal is taken to have that does not say.
-const COLUMNS: usize = 80;
+/// The width of a terminal that does not know its own.
+const DEFAULT_COLUMNS: usize = 80;
 
 /// Writes to stdout and stderr.
 pub struct Screen {
-    /// Stdout and stderr are the same file: everything goes through one of
-    /// them, in order.
-    one_file: bool,
+    is_one_file: bool,
     stdout_is_terminal: bool,
-    /// Who reads stdout may write to the terminal.
-    stdout_has_reader: bool,
+    stdout_is_pipe: bool,
     bar: Option<Bar>,
-    /// Part of a long line has been written to the terminal, and more is to come.
+    /// The last byte on the terminal was not a newline: a part of a long line has been
+    /// written.
     is_in_line: bool,
-    broken: bool,
+    is_stdout_broken: bool,
     is_stderr_broken: bool,
     problems: Sender<OutputError>,
 }
 
-/// The status bar on the terminal.
-struct Bar {
-    status: StatusBar,
-    standing: Arc<Standing>,
-    /// There is one, or has been until a moment ago: what stands on its line is
-    /// taken away before anything is written.
-    is_active: bool,
-    /// When it was drawn last.
-    drawn: Option<Instant>,
-    /// When it is to be drawn next.
-    due: Option<Instant>,
-    frame: Vec<u8>,
-}
-
 impl Screen {
-    /// For this process's stdout and stderr. Without a bar there is none.
+    /// For this process's stdout and stderr. `problems` is told once of each descriptor
+    /// that cannot be written.
     #[must_use]
     pub fn new(
         stdout_is_terminal: bool,
-        bar: Option<(StatusBar, Arc<Standing>)>,
+        bar: Option<(StatusBar, Arc<BarState>)>,
         problems: Sender<OutputError>,
     ) -> Self {
         Self {
-            one_file: is_one_file(),
+            is_one_file: is_one_file(),
             stdout_is_terminal,
-            stdout_has_reader: has_reader(),
-            bar: bar.map(|(status, standing)| Bar {
-                status,
-                standing,
-                is_active: false,
-                drawn: None,
-                due: None,
-                frame: Vec::new(),
-            }),
+            stdout_is_pipe: stdout_is_pipe(),
+            bar: bar.map(|(status, state)| Bar::new(status, state)),
             is_in_line: false,
-            broken: false,
+            is_stdout_broken: false,
             is_stderr_broken: false,
             problems,
         }
     }
 
-    /// Whether all goes to one place.
+    /// Whether stdout and stderr are one file.
     #[must_use]
     pub fn is_one_file(&self) -> bool {
-        self.one_file
+        self.is_one_file
     }
 
-    /// Writes everything, and empties the sinks.
-    pub fn write(&mut self, sinks: &mut Sinks) {
-        if self.stdout_has_reader && !sinks.stdout.is_empty() {
+    /// Writes both buffers, and empties them.
+    pub fn write(&mut self, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) {
+        if self.stdout_is_pipe && !stdout.is_empty() {
             self.hide_bar();
             self.bar = None;
         }
-        let touches_bar =
-            !sinks.stderr.is_empty() || (self.stdout_is_terminal && !sinks.stdout.is_empty());
-        if let Some(bar) = &mut self.bar
-            && bar.is_active
-            && !is_ours()
-        {
+        let mut needs_bar_below = false;
+        if !stderr.is_empty() || (self.stdout_is_terminal && !stdout.is_empty()) {
+            needs_bar_below = self.write_with_bar(stdout, stderr);
+        }
+        // First, because the reader of stdout is more likely to be slow.
+        if !stderr.is_empty() {
+            let written = write_all(rustix::stdio::stderr(), stderr);
+            self.note_stderr(written);
+            recycle(stderr);
+        }
+        if !stdout.is_empty() {
+            if !self.is_stdout_broken {
+                let written = write_all(rustix::stdio::stdout(), stdout);
+                self.note_stdout(written);
+            }
+            recycle(stdout);
+        }
+        if needs_bar_below {
+            self.draw_bar(Instant::now());
+        }
+    }
+
+    /// Writes what goes to the bar's terminal together with the bar, and empties its
+    /// buffer. True if stdout is the same terminal by another name: then the caller
+    /// writes stdout, and draws the bar below it.
+    fn write_with_bar(&mut self, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) -> bool {
+        let ends_line = |bytes: &[u8]| bytes.last().is_none_or(|&last| last == b'\n');
+        self.is_in_line = !(ends_line(stderr) && (!self.stdout_is_terminal || ends_line(stdout)));
+        let now = Instant::now();
+        let Some(bar) = &mut self.bar else {
+            return false;
+        };
+        if bar.is_visible && !is_in_foreground() {
             bar.abandon();
         }
-        if touches_bar {
-            let ends = |bytes: &[u8]| bytes.last().is_none_or(|&last| last == b'\n');
-            let shows_end = !self.stdout_is_terminal || ends(&sinks.stdout);
-            self.is_in_line = !(shows_end && ends(&sinks.stderr));
-            if self.bar.as_ref().is_some_and(|bar| bar.is_active) {
-                self.write_above_bar(sinks);
-            }
+        if !bar.is_visible && !bar.is_due(now) {
+            return false;
         }
-        // First, for the other one is more likely to be read slowly.
-        if !sinks.stderr.is_empty() {
-            if let Err(error) = write_all(rustix::stdio::stderr(), &sinks.stderr)
-                && !is_gone(error)
-                && !std::mem::replace(&mut self.is_stderr_broken, true)
-            {
-                // There is no place left to say it, but an exit status for it.
-                let _ = self.problems.send(OutputError::Failed(error.into()));
-            }
-            recycle(&mut sinks.stderr);
-        }
-        if !sinks.stdout.is_empty() {
-            if !self.broken
-                && let Err(error) = write_all(rustix::stdio::stdout(), &sinks.stdout)
-            {
-                self.broken = true;
-                // Main hears of it once; what it does then is its business.
-                let _ = self.problems.send(match error {
-                    Errno::PIPE => OutputError::Closed,
-                    other => OutputError::Failed(other.into()),
-                });
-            }
-            recycle(&mut sinks.stdout);
-        }
+        let is_one_buffer = self.is_one_file || !self.stdout_is_terminal || stdout.is_empty();
+        let shown = if self.is_one_file { stdout } else { stderr };
+        let written = if is_one_buffer {
+            bar.write_above(shown, now)
+        } else {
+            bar.erase(shown)
+        };
+        recycle(shown);
+        self.note_stderr(written);
+        !is_one_buffer && !self.is_in_line
     }
 
-    /// Takes the bar away in one go with what comes in its place on the
-    /// terminal, and lets it be drawn again.
-    fn write_above_bar(&mut self, sinks: &mut Sinks) {
-        let Some(bar) = &mut self.bar else { return };
-        let now = Instant::now();
-        let is_due = bar.drawn.is_none_or(|drawn| now >= drawn + INTERVAL);
-        if self.one_file && sinks.stderr.is_empty() && is_due && !self.is_in_line {
-            let shown = std::mem::take(&mut sinks.stdout);
-            bar.draw(&shown, now);
-            sinks.stdout = shown;
-            recycle(&mut sinks.stdout);
-            return;
-        }
-        let shown = std::mem::take(&mut sinks.stderr);
-        // What comes next belongs to the same line, and must not erase it.
-        bar.is_active = !self.is_in_line;
-        bar.take_away(&shown);
-        sinks.stderr = shown;
-        recycle(&mut sinks.stderr);
-        bar.due = Some(bar.drawn.map_or(now, |drawn| drawn + INTERVAL));
-    }
-
-    /// The run has got on.
+    /// Updates the bar.
     pub fn progress(&mut self, progress: Progress) {
         let Some(bar) = &mut self.bar else { return };
-        let now = Instant::now();
-        bar.status.update(progress, now);
-        let soon = bar
-            .drawn
-            .map_or(now + PATIENCE, |drawn| now.max(drawn + INTERVAL));
-        bar.due = Some(bar.due.map_or(soon, |due| due.min(soon)));
+        bar.update(progress, Instant::now());
         self.tick();
     }
 
-    /// When to call [`Screen::tick`], if nothing is written before.
+    /// When [`Screen::tick`] is to be called, if nothing is written before.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
         let bar = self.bar.as_ref().filter(|_| !self.is_in_line);
         bar.and_then(|bar| bar.due)
     }
 
-    /// Draws the bar if its time has come.
+    /// Draws the bar if it is due.
     pub fn tick(&mut self) {
         let now = Instant::now();
-        if let Some(bar) = &mut self.bar
-            && !self.is_in_line
-            && bar.due.is_some_and(|due| now >= due)
-        {
-            bar.draw(&[], now);
+        if !self.is_in_line && self.bar.as_ref().is_some_and(|bar| bar.is_due(now)) {
+            self.draw_bar(now);
         }
     }
 
-    /// Takes the bar away until the run gets on again.
+    /// Removes the bar until the next progress.
     pub fn hide_bar(&mut self) {
         if let Some(bar) = &mut self.bar {
-            bar.status.forget();
-            bar.due = None;
-            if std::mem::take(&mut bar.is_active) {
-                bar.take_away(&[]);
-            }
+            let written = bar.hide();
+            self.note_stderr(written);
         }
     }
+
+    fn draw_bar(&mut self, now: Instant) {
+        if let Some(bar) = &mut self.bar {
+            let written = bar.draw(&[], now);
+            self.note_stderr(written);
+        }
+    }
+
+    fn note_stdout(&mut self, written: Result<(), Errno>) {
+        if let Err(error) = written {
+            self.is_stdout_broken = true;
+            let _ = self.problems.send(match error {
+                Errno::PIPE => OutputError::Closed,
+                other => OutputError::Failed(other.into()),
+            });
+        }
+    }
+
+    fn note_stderr(&mut self, written: Result<(), Errno>) {
+        if let Err(error) = written
+            && !is_gone(error)
+            && !std::mem::replace(&mut self.is_stderr_broken, true)
+        {
+            let _ = self.problems.send(OutputError::Failed(error.into()));
+        }
+    }
+}
+
+/// The status bar on the terminal of stderr.
+struct Bar {
+    status: StatusBar,
+    state: Arc<BarState>,
+    /// The bar is on the terminal, so it is erased before anything is written.
+    is_visible: bool,
+    /// The text of the bar, for a terminal of this width.
+    text: String,
+    columns: usize,
+    /// When the text was made.
+    changed: Option<Instant>,
+    /// When the bar is to be drawn next.
+    due: Option<Instant>,
+    frame: Vec<u8>,
 }
 
 impl Bar {
-    /// Writes what stands above the bar, and the bar.
-    fn draw(&mut self, above: &[u8], now: Instant) {
-        let columns = rustix::termios::tcgetwinsize(rustix::stdio::stderr())
-            .map_or(0, |size| usize::from(size.ws_col));
-        let columns = if columns == 0 { COLUMNS } else { columns };
-        self.due = Some(now + TICK);
-        if !is_ours() {
-            // Somebody else has the terminal, who writes and types there.
-            self.abandon();
-            let _ = write_all(rustix::stdio::stderr(), above);
-            return;
+    fn new(status: StatusBar, state: Arc<BarState>) -> Self {
+        Self {
+            status,
+            state,
+            is_visible: false,
+            text: String::new(),
+            columns: 0,
+            changed: None,
+            due: None,
+            frame: Vec::new(),
         }
-        let Some(line) = self.status.line(columns, now) else {
-            // There is no room for any.
-            return self.take_away(above);
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| now >= due)
+    }
+
+    fn update(&mut self, progress: Progress, now: Instant) {
+        self.status.update(progress, now);
+        let soon = match self.changed {
+            None => now + APPEARS_AFTER,
+            Some(changed) => now.max(changed + CHANGE_INTERVAL),
         };
-        if !self.standing.begin() {
-            // The process is about to end, and has taken the bar away.
-            self.is_active = false;
-            let _ = write_all(rustix::stdio::stderr(), above);
-            return;
+        self.due = Some(self.due.map_or(soon, |due| due.min(soon)));
+    }
+
+    fn hide(&mut self) -> Result<(), Errno> {
+        self.status.forget();
+        self.text.clear();
+        self.due = None;
+        if self.is_visible {
+            return self.erase(&[]);
+        }
+        Ok(())
+    }
+
+    /// Writes lines in frames, each with the bar below it. What follows the last
+    /// newline has none below it, since the next bytes belong to its line.
+    fn write_above(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            let (frame, rest) = bytes.split_at(frame_end(bytes));
+            if frame.ends_with(b"\n") {
+                self.draw(frame, now)?;
+            } else {
+                self.erase(frame)?;
+                self.due = Some(now);
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes lines, and the bar below them, at once.
+    fn draw(&mut self, above: &[u8], now: Instant) -> Result<(), Errno> {
+        if !is_in_foreground() {
+            self.due = Some(now + TICK);
+            self.abandon();
+            return write_all(rustix::stdio::stderr(), above);
+        }
+        self.make_text(now);
+        if self.text.is_empty() {
+            return self.erase(above);
+        }
+        if !self.state.begin() {
+            self.is_visible = false;
+            return write_all(rustix::stdio::stderr(), above);
         }
         self.frame.clear();
-        if self.is_active {
+        if self.is_visible {
             self.frame.extend_from_slice(ERASE);
         }
         self.frame.extend_from_slice(above);
-        self.frame.extend_from_slice(line.as_bytes());
+        self.frame.extend_from_slice(self.text.as_bytes());
         self.frame.push(b'\r');
-        // There is no place left to say that this failed.
-        let _ = write_all(rustix::stdio::stderr(), &self.frame);
+        let written = write_all(rustix::stdio::stderr(), &self.frame);
         recycle(&mut self.frame);
-        self.is_active = true;
-        self.drawn = Some(now);
-        self.standing.end(true);
+        self.is_visible = true;
+        self.state.end(true);
+        written
     }
 
-    /// What stands on its line is none of its business any more.
-    fn abandon(&mut self) {
-        self.is_active = false;
-        if self.standing.begin() {
-            self.standing.end(false);
+    /// Makes the text of the bar, unless the last one is recent and fits.
+    fn make_text(&mut self, now: Instant) {
+        let columns = columns();
+        let is_recent = self
+            .changed
+            .is_some_and(|changed| now < changed + CHANGE_INTERVAL);
+        if is_recent && columns == self.columns && !self.text.is_empty() {
+            return;
         }
+        self.text = self.status.line(columns, now).unwrap_or_default();
+        self.columns = columns;
+        self.changed = Some(now);
+        self.due = Some(now + TICK);
     }
 
-    /// Takes the bar away, and writes what comes in its place.
-    fn take_away(&mut self, instead: &[u8]) {
+    /// Erases the bar, and writes something in its place.
+    fn erase(&mut self, instead: &[u8]) -> Result<(), Errno> {
+        let may_erase = self.is_visible && self.state.begin();
+        self.is_visible = false;
         self.frame.clear();
-        let may_draw = self.standing.begin();
-        if may_draw {
+        if may_erase {
             self.frame.extend_from_slice(ERASE);
         }
         self.frame.extend_from_slice(instead);
-        let _ = write_all(rustix::stdio::stderr(), &self.frame);
+        let written = write_all(rustix::stdio::stderr(), &self.frame);
         recycle(&mut self.frame);
-        if may_draw {
-            self.standing.end(self.is_active);
+        if may_erase {
+            self.state.end(false);
+        }
+        written
+    }
+
+    /// Leaves the bar where it stands: another program has the terminal now.
+    fn abandon(&mut self) {
+        self.is_visible = false;
+        if self.state.begin() {
+            self.state.end(false);
         }
     }
 }
 
-/// Whether there is a bar on the terminal, for those who end the process while
-/// the printer is busy.
-#[derive(Debug, Default)]
-pub struct Standing {
-    state: Mutex<State>,
-    changed: Condvar,
+/// The end of the first frame: as many lines as fit into [`FRAME`] bytes, at least one.
+/// All bytes if they hold no newline.
+fn frame_end(bytes: &[u8]) -> usize {
+    let fitting = &bytes[..bytes.len().min(FRAME)];
+    let newline = memchr::memrchr(b'\n', fitting).or_else(|| memchr::memchr(b'\n', bytes));
+    newline.map_or(bytes.len(), |at| at + 1)
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
-    #[default]
-    Hidden,
-    /// It is being drawn or taken away.
-    Moving,
-    /// It is there, or was a moment ago and will be soon.
-    Active,
-    /// The process is being stopped: there is none until it goes on.
-    Paused,
-    /// There shall not be one any more.
-    Over,
-}
-
-impl Standing {
-    /// Says that the bar is about to change; it must not if this is false.
-    fn begin(&self) -> bool {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_while(state, |state| *state == State::Paused);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner);
-        if *state == State::Over {
-            return false;
-        }
-        *state = State::Moving;
-        true
-    }
-
-    /// The change is done: there is a bar, or may be one soon, or not.
-    fn end(&self, is_active: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *state == State::Moving {
-            *state = if is_active {
-                State::Active
-            } else {
-                State::Hidden
-            };
-        }
-        self.changed.notify_all();
-    }
-
-    /// Takes the bar away for good.
-    pub fn wipe(&self) {
-        self.take_away(State::Over);
-    }
-
-    /// Takes the bar away until [`Standing::resume`].
-    pub fn pause(&self) {
-        self.take_away(State::Paused);
-    }
-
-    /// There may be a bar again.
-    pub fn resume(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *state == State::Paused {
-            *state = State::Hidden;
-        }
-        self.changed.notify_all();
-    }
-
-    fn take_away(&self, until: State) {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self
-            .changed
-            .wait_timeout_while(state, MOVING, |state| *state == State::Moving);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        let was_there = matches!(*state, State::Active | State::Moving);
-        if *state != State::Over {
-            *state = until;
-        }
-        if was_there && is_ours() {
-            write_at_once(ERASE);
-        }
-        self.changed.notify_all();
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
+    match size.map_or(0, |size| usize::from(size.ws_col)) {
+        0 => DEFAULT_COLUMNS,
+        columns => columns,
     }
 }
 
-/// Writes to stderr as far as that takes it without waiting.
+/// Writes to stderr what it takes without blocking.
 pub fn write_at_once(bytes: &[u8]) {
     /// A pipe that poll(2) finds writable takes this much at once (pipe(7)).
     const PIPE_BUF: usize = 4096;
@@ -380,10 +368,10 @@ pub fn write_at_once(bytes: &[u8]) {
     }
 }
 
-/// Empties a buffer for the next time.
+/// Empties a buffer, and frees an unusually large one.
 fn recycle(buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.shrink_to(KEPT);
+    buffer.shrink_to(KEPT_CAPACITY);
 }
 
 fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
@@ -391,7 +379,8 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
         match rustix::io::write(fd, bytes) {
             Ok(written) => bytes = &bytes[written..],
             Err(Errno::INTR) => {}
-            // A terminal that some other program has made non-blocking.
+            // Another program has made the terminal non-blocking: O_NONBLOCK belongs to
+            // the open file, which several processes share.
             Err(Errno::AGAIN) => {
                 let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::OUT)];
                 match poll(&mut fds, None) {
@@ -405,15 +394,15 @@ fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// Whether the terminal that the bar is on is ours to draw on: not while we are a
-/// background job. A terminal that has no jobs is.
-fn is_ours() -> bool {
+/// Whether we may draw on the terminal of stderr: not as a background job. Without job
+/// control we may.
+pub(super) fn is_in_foreground() -> bool {
     let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stderr());
     foreground.map_or(true, |group| group == rustix::process::getpgrp())
 }
 
-/// Whether this says that nobody is there to read stderr: it is closed, its reader has
-/// ended, or its terminal has been taken away. That is no reason to end a run.
+/// Whether an error means that stderr is closed, that its reader has ended, or that its
+/// terminal is gone (EIO). None of these is a reason to end the run.
 fn is_gone(error: Errno) -> bool {
     let is_device = || {
         let stat = rustix::fs::fstat(rustix::stdio::stderr());
@@ -422,8 +411,8 @@ fn is_gone(error: Errno) -> bool {
     matches!(error, Errno::PIPE | Errno::BADF) || (error == Errno::IO && is_device())
 }
 
-/// Whether stdout is what another program reads from.
-fn has_reader() -> bool {
+/// Whether another program reads our stdout.
+fn stdout_is_pipe() -> bool {
     let stat = rustix::fs::fstat(rustix::stdio::stdout());
     stat.is_ok_and(|stat| {
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -431,12 +420,27 @@ fn has_reader() -> bool {
     })
 }
 
-/// Whether stdout and stderr are the same.
+/// Whether stdout and stderr are one file.
 #[must_use]
 pub fn is_one_file() -> bool {
     let stat = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     match (stat(rustix::stdio::stdout()), stat(rustix::stdio::stderr())) {
         (Ok(stdout), Ok(stderr)) => stdout == stderr,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_as_many_whole_lines_as_fit() {
+        assert_eq!(frame_end(b"a\nb\nc"), 4);
+        assert_eq!(frame_end(b"abc"), 3);
+        let long = [vec![b'x'; FRAME], b"\nshort\n".to_vec()].concat();
+        assert_eq!(frame_end(&long), FRAME + 1);
+        let lines = b"0123456789abcde\n".repeat(FRAME / 8);
+        assert_eq!(frame_end(&lines), FRAME);
     }
 }

@@ -1,25 +1,23 @@
-//! The status bar as text: what a run is busy with, how far it is, what has
-//! failed, and for uploads how much, how fast, and for how long still.
-//!
-//! Pure: the time comes in from outside. [`super::screen`] puts it on the
-//! terminal.
+//! The text of the status bar: the phase, hosts done and failed, and for uploads bytes,
+//! rate and time left. [`super::screen`] draws it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use console::{Style, measure_text_width, truncate_str};
 
+use crate::output::message::{Phase, Progress};
+use crate::output::size::size;
 use crate::output::template::{Template, TemplateError};
 use crate::output::theme::Theme;
-use crate::output::{Phase, Progress};
 
-/// What a template for the bar may have in it.
+/// The keys of a template for the bar.
 const KEYS: [&str; 12] = [
     "phase", "done", "total", "failed", "failures", "marks", "bar", "percent", "transfer", "rate",
     "clock", "elapsed",
 ];
 
-/// From the widest to the narrowest; the first that fits is taken.
+/// The templates without `--bar-format`, widest first. The bar takes the first that fits.
 const DEFAULTS: [&str; 6] = [
     "{phase} {bar} {done}/{total}{failures}{transfer}{clock}",
     "{phase} {done}/{total}{failures}{transfer}{clock}",
@@ -29,38 +27,39 @@ const DEFAULTS: [&str; 6] = [
     "{phase} {done}/{total}{marks}",
 ];
 
-/// The length of `{bar}`.
+/// Columns of `{bar}`.
 const BAR: usize = 24;
 
-/// The rate is that of the last seconds.
+/// The rate is the mean over this time.
 const WINDOW: Duration = Duration::from_secs(5);
 
-/// Between two measurements of the rate.
+/// The time between two samples for the rate.
 const SAMPLE: Duration = Duration::from_millis(200);
 
-/// The bar.
+/// The state of the bar.
 pub struct StatusBar {
     theme: Theme,
-    colored: bool,
+    is_colored: bool,
     templates: Vec<Template>,
     progress: Option<Progress>,
-    /// When this phase began.
+    /// The beginning of the phase.
     since: Option<Instant>,
+    /// Bytes sent so far, at some times.
     samples: VecDeque<(Instant, u64)>,
 }
 
-/// Reads a template of the user's.
+/// Parses `--bar-format`.
 ///
 /// # Errors
-/// It cannot be understood, says nothing, or is more than a line.
+/// It is no template, has no key, or has control characters.
 pub fn template(text: &str) -> Result<Template, TemplateError> {
     Template::parse(text, &KEYS)?.changing_line()
 }
 
 impl StatusBar {
-    /// One that shows nothing yet.
+    /// A bar without text; `format` is the user's template.
     #[must_use]
-    pub fn new(theme: Theme, colored: bool, format: Option<&Template>) -> Self {
+    pub fn new(theme: Theme, is_colored: bool, format: Option<&Template>) -> Self {
         let defaults = || {
             DEFAULTS
                 .iter()
@@ -68,7 +67,7 @@ impl StatusBar {
         };
         Self {
             theme,
-            colored,
+            is_colored,
             templates: match format {
                 Some(format) => vec![format.clone()],
                 None => defaults().collect(),
@@ -79,14 +78,14 @@ impl StatusBar {
         }
     }
 
-    /// The run has got on.
+    /// Takes in progress of the run.
     pub fn update(&mut self, progress: Progress, now: Instant) {
         let old = self.progress.filter(|old| old.phase == progress.phase);
         if old.is_none() {
             self.since = Some(now);
             self.samples.clear();
         }
-        // Who counts bytes does not count hosts, and the other way round.
+        // The feeder counts bytes, main counts hosts: each message updates one of both.
         self.progress = Some(match (old, progress.bytes) {
             (Some(old), Some(_)) => Progress {
                 bytes: progress.bytes,
@@ -110,20 +109,20 @@ impl StatusBar {
         }
     }
 
-    /// Nothing is shown until the next update.
+    /// Has no text until the next update.
     pub fn forget(&mut self) {
         self.progress = None;
     }
 
-    /// The bar for a terminal of so many columns; it takes one less, for some
-    /// terminals go on to the next line after the last.
+    /// The bar for a terminal of this width. The last column stays empty: some terminals
+    /// wrap there.
     #[must_use]
     pub fn line(&self, columns: usize, now: Instant) -> Option<String> {
         let progress = self.progress?;
         let room = columns.checked_sub(1).filter(|room| *room > 0)?;
         let mut line = String::new();
         for template in &self.templates {
-            line = template.render(self.colored, |key| self.value(key, &progress, now));
+            line = template.render(self.is_colored, |key| self.value(key, &progress, now));
             if measure_text_width(&line) <= room {
                 return Some(line);
             }
@@ -151,11 +150,11 @@ impl StatusBar {
             "transfer" => (self.transfer(progress, now), None),
             "percent" => (format!("{:.0}%", 100.0 * fraction(progress)), None),
             "rate" => match self.rate(now) {
-                Some(rate) => (format!("{}/s", size(rate)), None),
+                Some(rate) => (format!("{}/s", size_of(rate)), None),
                 None => (String::new(), None),
             },
             "elapsed" => (self.elapsed(now), None),
-            // Beside a time that is left it would only confuse.
+            // An upload shows the time left instead.
             "clock" if progress.bytes.is_none() => (format!("  {}", self.elapsed(now)), None),
             _ => (String::new(), None),
         }
@@ -182,12 +181,11 @@ impl StatusBar {
         let Some((done, total)) = progress.bytes else {
             return String::new();
         };
-        #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]
-        let (done, total) = (done as f64, total as f64);
         let mut text = format!("  {} of {}", size(done), size(total));
         if let Some(rate) = self.rate(now) {
-            text.push_str(&format!("  {}/s", size(rate)));
-            let left = (total - done) / rate;
+            text.push_str(&format!("  {}/s", size_of(rate)));
+            #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]
+            let left = total.saturating_sub(done) as f64 / rate;
             if done < total && left < 360_000.0 {
                 text.push_str(&format!("  {} left", time(Duration::from_secs_f64(left))));
             }
@@ -195,7 +193,7 @@ impl StatusBar {
         text
     }
 
-    /// Bytes per second, once there is something to tell it from.
+    /// Bytes per second, once there are two samples.
     fn rate(&self, now: Instant) -> Option<f64> {
         let (first, before) = self.samples.front()?;
         let (_, bytes) = self.samples.back()?;
@@ -206,7 +204,8 @@ impl StatusBar {
     }
 }
 
-/// How much is done: of the bytes, where there are any, else of the hosts.
+/// The part that is done, from 0 to 1: of the bytes if they are counted, else of the
+/// hosts.
 fn fraction(progress: &Progress) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "a few digits are shown")]
     let (done, total) = match progress.bytes {
@@ -220,25 +219,17 @@ fn fraction(progress: &Progress) -> f64 {
     }
 }
 
-/// `12.3 MiB`
-fn size(bytes: f64) -> String {
-    let mut value = bytes;
-    let mut units = ["B", "KiB", "MiB", "GiB", "TiB"].into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for next in units {
-        if value < 999.5 {
-            break;
-        }
-        value /= 1024.0;
-        unit = next;
-    }
-    match unit {
-        "B" | "KiB" => format!("{value:.0} {unit}"),
-        _ => format!("{value:.1} {unit}"),
-    }
+/// A size for a number of bytes that is not whole.
+fn size_of(bytes: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rates are positive, and less than 2^63"
+    )]
+    size(bytes as u64)
 }
 
-/// `0:42`, `1:02:03`
+/// A time as `0:42` or `1:02:03`.
 fn time(time: Duration) -> String {
     let seconds = time.as_secs();
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -249,7 +240,7 @@ fn time(time: Duration) -> String {
 }
 
 impl Phase {
-    /// The name on screen.
+    /// The name in the status bar.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

@@ -1,11 +1,10 @@
-//! Output that is kept until its turn comes: a little of it in memory, the rest
-//! in one temporary file that has no name.
+//! Keeps the output of all nodes: a little of it in memory, the rest in one unnamed
+//! temporary file.
 //!
-//! Used by [`super::grouped`] and [`super::folded`]. What a node said is a chain
-//! of records (a stream, and bytes), in the order in which it came. It is cut into
-//! extents of a handy size, which stay in memory as long as all of them together
-//! are few, and go to the file when they are not. There each node gets regions that
-//! grow with what it has to say: a long output is a few long extents.
+//! The output of a node is a chain of records (a stream, and bytes) in the order in
+//! which they came, cut into extents. Extents stay in memory up to a limit for all nodes
+//! together, and go to the file beyond it. In the file each node has regions, which
+//! double in size, so that a long output has few extents.
 //!
 //! Where the file cannot be written, extents stay in memory beyond the limit, and
 //! [`Store::is_over_limit`] says so. The caller then takes no more from the hosts,
@@ -20,149 +19,149 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use crate::event::{NodeId, Stream};
 
-/// What may be in memory of all nodes together before anything is spilled.
+/// Bytes of extents that may be in memory, for all nodes together.
 const IN_MEMORY: usize = 1024 * 1024;
 
-/// An extent has at least so much, and less than twice that; what is not one yet
-/// stays in memory in any case.
+/// The size of an extent, which may be up to twice as large. Up to that size the end of
+/// a chain stays in memory.
 const EXTENT: usize = 16 * 1024;
 
 /// The longest record.
 const RECORD: usize = EXTENT - HEADER;
 
-/// What is given out at once.
+/// The most bytes that one read returns.
 const PIECE: usize = 4 * 1024;
 
-/// Before the bytes of a record: the stream, and how many there are.
+/// The header of a record: one byte for its stream, and four for its length.
 const HEADER: usize = 5;
 
-/// Said in place of what cannot be read back.
+/// Shown in place of bytes that cannot be read back.
 const LOST: &[u8] = b"\n[orgalorg: kept output was lost: its file cannot be read]\n";
 
-/// A node's first region in the file, and the longest.
+/// The sizes of a node's first region in the file, and of the largest.
 const REGIONS: (u64, u64) = (64 * 1024, 64 * 1024 * 1024);
 
-/// What is read back at once: more than a record, or the end of one could be
-/// missing.
+/// How much of the file is read at once: at least a record.
 const WINDOW: u64 = 2 * EXTENT as u64;
 
-/// How much has to be passed before the file gives it back.
+/// How many bytes of an extent are read before they are freed in the file.
 const HOLE: u64 = 64 * 1024;
 
 /// The output of all nodes.
 pub struct Store {
-    nodes: Vec<Kept>,
-    spill: Option<File>,
-    /// Where the last region of the file ends.
+    chains: Vec<Chain>,
+    file: Option<File>,
+    /// The end of the last region in the file.
     end: u64,
     /// Bytes of extents in memory.
     memory: usize,
-    /// Where spilling begins.
+    /// Extents go to the file beyond this many bytes in memory.
     limit: usize,
-    /// Why the file could not be written, until somebody has asked.
+    /// See [`Store::take_problem`].
     problem: Option<io::Error>,
-    /// What is in the buffer: from where in the file.
-    loaded: u64,
+    /// A part of the file, read back, and its offset.
     buffer: Vec<u8>,
+    loaded: u64,
 }
 
 /// The output of one node.
 #[derive(Default)]
-struct Kept {
-    /// One after the other, without gaps.
+struct Chain {
+    /// Without gaps.
     extents: VecDeque<Extent>,
-    /// What follows the extents.
+    /// The records after the extents.
     tail: Vec<u8>,
-    /// Where the tail begins in the chain.
+    /// The offset of the tail in the chain.
     tail_start: u64,
-    /// Where in the tail the last record begins, if it may still grow.
+    /// The offset of the last record in the tail, if the record may still grow.
     last: Option<usize>,
-    /// The node's next region in the file.
+    /// The size of the node's next region in the file.
     region: u64,
 }
 
-/// A piece of the chain.
+/// A part of a chain.
 struct Extent {
-    /// Where in the chain it begins.
+    /// Its offset in the chain.
     start: u64,
-    place: Place,
+    storage: Storage,
 }
 
-enum Place {
+enum Storage {
     Memory(Box<[u8]>),
     /// A part of a region.
     File {
         at: u64,
         length: u64,
-        /// How much more the region can take.
+        /// Bytes that are free behind it in the region.
         room: u64,
     },
 }
 
 impl Extent {
     fn end(&self) -> u64 {
-        let length = match &self.place {
-            Place::Memory(bytes) => bytes.len() as u64,
-            Place::File { length, .. } => *length,
+        let length = match &self.storage {
+            Storage::Memory(bytes) => bytes.len() as u64,
+            Storage::File { length, .. } => *length,
         };
         self.start + length
     }
 }
 
-/// How far somebody has read what a node said.
+/// How far a chain has been read.
 #[derive(Debug, Default)]
 pub struct Cursor {
-    /// Where in the chain it stands.
+    /// An offset in the chain.
     at: u64,
-    /// Of the record at hand: its stream, and how much is left.
+    /// The stream of the current record, and how many bytes of it are left.
     record: Option<(Stream, usize)>,
-    /// Up to where the file has given back what was passed.
+    /// The file is freed up to this offset in the chain.
     freed: u64,
 }
 
 impl Store {
-    /// An empty one for so many nodes.
+    /// An empty store for this number of nodes.
     #[must_use]
     pub fn new(nodes: usize) -> Self {
         Self {
-            nodes: (0..nodes).map(|_| Kept::default()).collect(),
-            spill: None,
+            chains: (0..nodes).map(|_| Chain::default()).collect(),
+            file: None,
             end: 0,
             memory: 0,
             limit: IN_MEMORY,
             problem: None,
-            loaded: 0,
             buffer: Vec::new(),
+            loaded: 0,
         }
     }
 
     /// Keeps bytes of a node.
     pub fn add(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) {
         for bytes in bytes.chunks(RECORD) {
-            let kept = &mut self.nodes[node.0];
-            kept.add(stream, bytes);
-            if kept.tail.len() >= EXTENT {
-                self.put_tail_away(node);
+            let chain = &mut self.chains[node.0];
+            chain.add(stream, bytes);
+            if chain.tail.len() >= EXTENT {
+                self.cut_tail(node);
             }
         }
     }
 
-    fn put_tail_away(&mut self, node: NodeId) {
-        let kept = &mut self.nodes[node.0];
-        let bytes = std::mem::take(&mut kept.tail);
-        let start = kept.tail_start;
-        kept.tail_start += bytes.len() as u64;
-        kept.last = None;
-        let index = kept.extents.len();
+    /// Makes an extent of the tail.
+    fn cut_tail(&mut self, node: NodeId) {
+        let chain = &mut self.chains[node.0];
+        let bytes = std::mem::take(&mut chain.tail);
+        let start = chain.tail_start;
+        chain.tail_start += bytes.len() as u64;
+        chain.last = None;
+        let index = chain.extents.len();
         if self.memory + bytes.len() <= self.limit {
             self.keep_in_memory(node, start, bytes);
             return;
         }
         match self.spill(node, index, &bytes) {
             Ok(None) => {}
-            Ok(Some(place)) => self.nodes[node.0]
+            Ok(Some(storage)) => self.chains[node.0]
                 .extents
-                .push_back(Extent { start, place }),
+                .push_back(Extent { start, storage }),
             Err(error) => {
                 self.problem = Some(error);
                 self.keep_in_memory(node, start, bytes);
@@ -172,20 +171,18 @@ impl Store {
 
     fn keep_in_memory(&mut self, node: NodeId, start: u64, bytes: Vec<u8>) {
         self.memory += bytes.len();
-        let place = Place::Memory(bytes.into());
-        self.nodes[node.0]
+        let storage = Storage::Memory(bytes.into());
+        self.chains[node.0]
             .extents
-            .push_back(Extent { start, place });
+            .push_back(Extent { start, storage });
     }
 
-    /// Whether more is in memory than should be, because the file cannot be
-    /// written.
+    /// Whether more is in memory than the limit, because the file cannot be written.
     pub fn is_over_limit(&self) -> bool {
         self.memory > self.limit
     }
 
-    /// Why the file could not be written, if that has happened since the last
-    /// call.
+    /// The last failure to write the file, if there was one since the last call.
     pub fn take_problem(&mut self) -> Option<io::Error> {
         self.problem.take()
     }
@@ -193,11 +190,11 @@ impl Store {
     /// Moves extents to the file until memory is within its limit again.
     ///
     /// # Errors
-    /// The file still cannot be written.
+    /// The file cannot be written.
     pub fn make_room(&mut self) -> io::Result<()> {
-        for node in (0..self.nodes.len()).map(NodeId) {
+        for node in (0..self.chains.len()).map(NodeId) {
             let mut index = 0;
-            while self.is_over_limit() && index < self.nodes[node.0].extents.len() {
+            while self.is_over_limit() && index < self.chains[node.0].extents.len() {
                 let is_merged = self.move_to_file(node, index)?;
                 index += usize::from(!is_merged);
             }
@@ -205,44 +202,45 @@ impl Store {
         Ok(())
     }
 
-    /// Moves an extent to the file. True if it is a part of the one before it then.
+    /// Moves an extent to the file. True if it has become a part of the one before it.
     fn move_to_file(&mut self, node: NodeId, index: usize) -> io::Result<bool> {
-        let place = &mut self.nodes[node.0].extents[index].place;
-        let Place::Memory(bytes) = place else {
+        let storage = &mut self.chains[node.0].extents[index].storage;
+        let Storage::Memory(bytes) = storage else {
             return Ok(false);
         };
         let bytes = std::mem::take(bytes);
         let spilled = self.spill(node, index, &bytes);
-        let extents = &mut self.nodes[node.0].extents;
+        let extents = &mut self.chains[node.0].extents;
         match spilled {
-            Ok(place) => {
+            Ok(storage) => {
                 self.memory -= bytes.len();
-                let is_merged = place.is_none();
-                match place {
-                    Some(place) => extents[index].place = place,
+                let is_merged = storage.is_none();
+                match storage {
+                    Some(storage) => extents[index].storage = storage,
                     None => drop(extents.remove(index)),
                 }
                 Ok(is_merged)
             }
             Err(error) => {
-                extents[index].place = Place::Memory(bytes);
+                extents[index].storage = Storage::Memory(bytes);
                 Err(error)
             }
         }
     }
 
-    /// Writes bytes of a chain to the file, where they become the extent with this
-    /// index, or a part of the one before it (`None`).
-    fn spill(&mut self, node: NodeId, index: usize, bytes: &[u8]) -> io::Result<Option<Place>> {
-        let file = match &mut self.spill {
+    /// Writes the extent with this index to the file. None if its bytes have become a
+    /// part of the extent before it.
+    fn spill(&mut self, node: NodeId, index: usize, bytes: &[u8]) -> io::Result<Option<Storage>> {
+        let file = match &mut self.file {
             Some(file) => file,
-            None => self.spill.insert(tempfile::tempfile()?),
+            None => self.file.insert(tempfile::tempfile()?),
         };
         let more = bytes.len() as u64;
-        let kept = &mut self.nodes[node.0];
-        let before = index.checked_sub(1).and_then(|at| kept.extents.get_mut(at));
-        if let Some(Extent { place, .. }) = before
-            && let Place::File { at, length, room } = place
+        let chain = &mut self.chains[node.0];
+        let before = index.checked_sub(1);
+        let before = before.and_then(|before| chain.extents.get_mut(before));
+        if let Some(Extent { storage, .. }) = before
+            && let Storage::File { at, length, room } = storage
             && *room >= more
         {
             file.write_all_at(bytes, *at + *length)?;
@@ -252,23 +250,23 @@ impl Store {
         }
         file.write_all_at(bytes, self.end)?;
         let (first, longest) = REGIONS;
-        let region = kept.region.max(first).max(more);
-        kept.region = (region * 2).min(longest);
-        let place = Place::File {
+        let region = chain.region.max(first).max(more);
+        chain.region = (region * 2).min(longest);
+        let storage = Storage::File {
             at: self.end,
             length: more,
             room: region - more,
         };
         self.end += region;
-        Ok(Some(place))
+        Ok(Some(storage))
     }
 
-    /// The next piece of what a node said, from where the cursor stands.
+    /// The next piece of a node's output.
     pub fn read(&mut self, node: NodeId, cursor: &mut Cursor) -> Option<(Stream, &[u8])> {
-        let extents = &self.nodes[node.0].extents;
+        let extents = &self.chains[node.0].extents;
         let next = extents.partition_point(|extent| extent.end() <= cursor.at);
         if let Some(extent) = extents.get(next)
-            && let Place::File { at, length, .. } = extent.place
+            && let Storage::File { at, length, .. } = extent.storage
         {
             let (from, end) = (at + (cursor.at - extent.start), extent.end());
             if self.load(from, at + length).is_err() {
@@ -277,23 +275,23 @@ impl Store {
                 return Some((Stream::Stderr, LOST));
             }
         }
-        let kept = &mut self.nodes[node.0];
-        let chain = if let Some(Extent { start, place }) = kept.extents.get(next) {
+        let chain = &mut self.chains[node.0];
+        let rest = if let Some(Extent { start, storage }) = chain.extents.get(next) {
             let offset = cursor.at - start;
-            match place {
-                Place::Memory(bytes) => bytes.get(index(offset)..),
-                Place::File { at, .. } => self.buffer.get(index(at + offset - self.loaded)..),
+            match storage {
+                Storage::Memory(bytes) => bytes.get(index(offset)..),
+                Storage::File { at, .. } => self.buffer.get(index(at + offset - self.loaded)..),
             }
         } else {
-            // What is being read must not grow in the middle.
-            kept.last = None;
-            kept.tail.get(index(cursor.at - kept.tail_start)..)
+            // The last record must not grow any more: its length is read once.
+            chain.last = None;
+            chain.tail.get(index(cursor.at - chain.tail_start)..)
         };
-        let chain = chain.filter(|chain| !chain.is_empty())?;
+        let rest = rest.filter(|rest| !rest.is_empty())?;
         let (stream, left, body) = match cursor.record.take() {
-            Some((stream, left)) => (stream, left, chain),
+            Some((stream, left)) => (stream, left, rest),
             None => {
-                let (header, body) = chain.split_at_checked(HEADER)?;
+                let (header, body) = rest.split_at_checked(HEADER)?;
                 cursor.at += HEADER as u64;
                 let is_stderr = header[0] == Stream::Stderr as u8;
                 let stream = [Stream::Stdout, Stream::Stderr][usize::from(is_stderr)];
@@ -308,8 +306,7 @@ impl Store {
         Some((stream, piece))
     }
 
-    /// Gets the file's bytes from here on into the buffer, up to there and as many
-    /// as there may be in a piece.
+    /// Reads the file into the buffer, from an offset, at most to another one.
     fn load(&mut self, from: u64, to: u64) -> io::Result<()> {
         let loaded = self.loaded..self.loaded + self.buffer.len() as u64;
         let needed = to.min(from + (HEADER + PIECE) as u64);
@@ -319,30 +316,29 @@ impl Store {
         self.buffer.clear();
         self.buffer.resize(index(WINDOW.min(to - from)), 0);
         self.loaded = from;
-        let Some(file) = &self.spill else {
+        let Some(file) = &self.file else {
             return Err(io::ErrorKind::NotFound.into());
         };
         file.read_exact_at(&mut self.buffer, from)
             .inspect_err(|_| self.buffer.clear())
     }
 
-    /// Gives back what the cursor has passed; nobody will read it again. To be
-    /// called after each read by whoever reads once only.
+    /// Frees what the cursor has passed. It cannot be read again.
     pub fn forget(&mut self, node: NodeId, cursor: &mut Cursor) {
-        let kept = &mut self.nodes[node.0];
-        while let Some(extent) = kept.extents.front() {
+        let chain = &mut self.chains[node.0];
+        while let Some(extent) = chain.extents.front() {
             let passed = cursor.at.min(extent.end());
             let is_passed = passed == extent.end();
-            match &extent.place {
-                Place::Memory(bytes) if is_passed => self.memory -= bytes.len(),
-                Place::Memory(_) => break,
-                Place::File { at, .. } => {
+            match &extent.storage {
+                Storage::Memory(bytes) if is_passed => self.memory -= bytes.len(),
+                Storage::Memory(_) => break,
+                Storage::File { at, .. } => {
                     let from = cursor.freed.max(extent.start);
                     if !is_passed && passed - from < HOLE {
                         break;
                     }
-                    if let Some(file) = &self.spill {
-                        // Where holes cannot be made, the file just stays.
+                    if let Some(file) = &self.file {
+                        // On a file system without holes the file keeps its size.
                         let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                         let at = at + (from - extent.start);
                         let _ = fallocate(file, hole, at, passed - from);
@@ -353,17 +349,17 @@ impl Store {
                     }
                 }
             }
-            kept.extents.pop_front();
+            chain.extents.pop_front();
         }
-        if kept.extents.is_empty() && cursor.at == kept.tail_start + kept.tail.len() as u64 {
-            kept.tail = Vec::new();
-            kept.tail_start = cursor.at;
-            kept.last = None;
+        if chain.extents.is_empty() && cursor.at == chain.tail_start + chain.tail.len() as u64 {
+            chain.tail = Vec::new();
+            chain.tail_start = cursor.at;
+            chain.last = None;
         }
     }
 
-    /// All that a node said on one stream, unless it is too much: more bytes or
-    /// more lines.
+    /// The output of a node on a stream. None if it has more than this many bytes or
+    /// lines.
     pub fn whole(
         &mut self,
         node: NodeId,
@@ -387,7 +383,7 @@ impl Store {
     }
 }
 
-impl Kept {
+impl Chain {
     fn add(&mut self, stream: Stream, bytes: &[u8]) {
         let end = self.tail.len();
         let grows = self.last.filter(|&at| {
@@ -405,12 +401,12 @@ impl Kept {
     }
 }
 
-/// Where that is in something that is in memory.
+/// An offset in memory.
 fn index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
 }
 
-/// How many bytes a record has.
+/// The length of a record, from its header.
 fn length(record: &[u8]) -> usize {
     record[1..HEADER]
         .iter()
@@ -441,11 +437,11 @@ mod tests {
                 let bytes = [b'a' + u8::try_from(round % 26).unwrap(); 7000];
                 store.add(NodeId(node), Stream::Stdout, &bytes);
             }
-            for kept in &store.nodes {
-                assert!(kept.tail.capacity() <= 4 * EXTENT);
-                let in_file = |extent: &&Extent| matches!(extent.place, Place::File { .. });
-                // However long it gets: 64 KiB, and twice that, and so on.
-                assert!(kept.extents.iter().filter(in_file).count() <= 7);
+            for chain in &store.chains {
+                assert!(chain.tail.capacity() <= 4 * EXTENT);
+                let in_file = |extent: &&Extent| matches!(extent.storage, Storage::File { .. });
+                // Regions of 64 KiB, 128 KiB, and so on.
+                assert!(chain.extents.iter().filter(in_file).count() <= 7);
             }
             assert!(store.memory <= IN_MEMORY);
         }
@@ -472,10 +468,9 @@ mod tests {
         store.limit = 60_000;
         let said = |round: u8| [b'a' + round; 7000];
         for round in 0..20 {
-            // It works, then it does not, and then it does again.
             match round {
-                3 => store.spill = Some(read_only()),
-                15 => store.spill = None,
+                3 => store.file = Some(read_only()),
+                15 => store.file = None,
                 _ => {}
             }
             for node in [0, 1] {
@@ -490,7 +485,7 @@ mod tests {
         for node in [0, 1] {
             let [stdout, stderr] = read_all(&mut store, node);
             assert!(stdout == expected && stderr.is_empty());
-            assert!(store.nodes[node].extents.len() < 10);
+            assert!(store.chains[node].extents.len() < 10);
         }
     }
 

@@ -1,7 +1,8 @@
-//! The end of a run in words: which hosts failed, grouped by cause.
+//! Failures of hosts as error trees, grouped by cause.
 //!
-//! Made for many hosts: names are folded, reasons that differ in the host's own
-//! name only are one, and more than a handful of reasons are not told one by one.
+//! They stay readable for a thousand hosts: names are folded, reasons that differ only in
+//! the name of the host are one reason, and a summary for a terminal merges the rare
+//! reasons.
 
 use std::collections::HashMap;
 
@@ -9,41 +10,41 @@ use crate::error::Tree;
 use crate::event::{Outcome, Status};
 use crate::hosts::{Target, fold};
 
-/// So many failures are told one by one on a screen, each with its node and
-/// reason; beyond that, hosts with the same reason are told together.
+/// The most failures that have a branch each, with node and reason, on a terminal. More
+/// failures are grouped by reason.
 const ONE_BY_ONE: usize = 10;
 
-/// The same for who gets it whole, and may search for a node in it.
+/// The most failures that have a branch each in a full summary.
 const WHOLE_ONE_BY_ONE: usize = 100;
 
-/// So many reasons for one kind of failure are told apart.
+/// The most reasons for one kind of failure that have a branch each on a terminal.
 const REASONS: usize = 4;
 
-/// Characters for names that a reader gets at most: a line or two.
+/// The most characters of folded names on a terminal.
 const NAMES: usize = 56;
 
-/// What stands for the name of each of several hosts.
+/// Stands for the names of several hosts in one reason.
 const ANY_HOST: &str = "<host>";
 
-/// How much is told about many hosts.
+/// How much of a summary is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// What fits a screen.
-    Screen,
-    /// Every name and every reason: for logs, and those who ask.
-    Whole,
+pub enum Detail {
+    /// What fits a terminal.
+    Short,
+    /// Every name and every reason, for logs and `-v`.
+    Full,
 }
 
-/// A host that something could not be done with.
+/// The failure of a host.
 #[derive(Debug, Clone)]
 pub struct Failure<'a> {
     /// The host.
     pub target: &'a Target,
-    /// What failed, whichever the host.
+    /// What failed, without the name of the host.
     pub what: String,
-    /// The same of this host.
+    /// What failed, with the name of the host.
     pub alone: String,
-    /// Why.
+    /// Why it failed.
     pub reason: Option<Tree>,
 }
 
@@ -56,9 +57,9 @@ impl Failure<'_> {
     }
 }
 
-/// What failed after the commands were started; nothing where all is well.
+/// Failures of commands. None if all commands have succeeded.
 #[must_use]
-pub fn of_commands(results: &[(&Target, &Outcome)], extent: Extent) -> Option<Tree> {
+pub fn of_commands(results: &[(&Target, &Outcome)], detail: Detail) -> Option<Tree> {
     let failed = results
         .iter()
         .filter(|(_, outcome)| !matches!(outcome.status, Status::Ok | Status::Cancelled))
@@ -81,28 +82,28 @@ pub fn of_commands(results: &[(&Target, &Outcome)], extent: Extent) -> Option<Tr
         all if all == results.len() => format!("{several} failed on all {}", nodes(all)),
         some => format!("{several} failed on {some} out of {}", nodes(results.len())),
     };
-    let details = by_cause(results, extent)
+    let details = by_cause(results, detail)
         .into_iter()
         .fold(Tree::new(headline), Tree::because);
     Some(Tree::new("remote execution failed").because(details))
 }
 
-/// The hosts that could not be reached.
+/// Failures of connections that end the run, out of `all` hosts.
 #[must_use]
-pub fn of_connections(results: &[(&Target, &Outcome)], all: usize, extent: Extent) -> Tree {
+pub fn of_connections(results: &[(&Target, &Outcome)], all: usize, detail: Detail) -> Tree {
     let headline = format!("connection to {} of {} failed", results.len(), nodes(all));
     let failures = connection_failures(results);
-    let details = branches(&failures, extent)
+    let details = branches(&failures, detail)
         .into_iter()
         .fold(Tree::new(headline), Tree::because);
     Tree::new("connecting to cluster failed").because(details)
 }
 
-/// The hosts that could not be reached, and that the run goes on without.
+/// Failures of connections that only skip their hosts (`-w`), a warning each.
 #[must_use]
-pub fn of_skipped(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<Tree> {
+pub fn of_skipped(results: &[(&Target, &Outcome)], detail: Detail) -> Vec<Tree> {
     let failures = connection_failures(results);
-    if is_one_by_one(failures.len(), extent) {
+    if is_one_by_one(failures.len(), detail) {
         let trees = failures.iter().map(Failure::tree);
         return trees
             .map(|tree| Tree {
@@ -113,30 +114,30 @@ pub fn of_skipped(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<Tree> 
     }
     let headline = format!("{} hosts are skipped", failures.len());
     vec![
-        branches(&failures, extent)
+        branches(&failures, detail)
             .into_iter()
             .fold(Tree::new(headline), Tree::because),
     ]
 }
 
-fn is_one_by_one(count: usize, extent: Extent) -> bool {
+fn is_one_by_one(count: usize, detail: Detail) -> bool {
     count
-        <= match extent {
-            Extent::Screen => ONE_BY_ONE,
-            Extent::Whole => WHOLE_ONE_BY_ONE,
+        <= match detail {
+            Detail::Short => ONE_BY_ONE,
+            Detail::Full => WHOLE_ONE_BY_ONE,
         }
 }
 
-/// One host that could not be reached.
+/// The failure of one connection.
 #[must_use]
 pub fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
     connection_failure(target, outcome).tree()
 }
 
-/// Hosts that take long to connect.
+/// Warnings about hosts that take long to connect.
 #[must_use]
-pub fn of_slow_ones(targets: &[&Target], extent: Extent) -> Vec<String> {
-    if is_one_by_one(targets.len(), extent) {
+pub fn of_slow_ones(targets: &[&Target], detail: Detail) -> Vec<String> {
+    if is_one_by_one(targets.len(), detail) {
         let nodes = targets.iter().map(|target| target.node());
         return nodes
             .map(|node| format!("still connecting to address after 2s: {node}"))
@@ -145,7 +146,7 @@ pub fn of_slow_ones(targets: &[&Target], extent: Extent) -> Vec<String> {
     vec![format!(
         "still connecting to {} addresses after 2s: {}",
         targets.len(),
-        names(targets, extent)
+        names(targets, detail)
     )]
 }
 
@@ -172,11 +173,10 @@ fn connection_failure<'a>(target: &'a Target, outcome: &Outcome) -> Failure<'a> 
     }
 }
 
-/// Hosts that failed, one by one where they are few, else those with one reason
-/// together.
+/// Failures as branches of a tree: one for each if they are few, else one for each reason.
 #[must_use]
-pub fn branches(failures: &[Failure<'_>], extent: Extent) -> Vec<Tree> {
-    if is_one_by_one(failures.len(), extent) {
+pub fn branches(failures: &[Failure<'_>], detail: Detail) -> Vec<Tree> {
+    if is_one_by_one(failures.len(), detail) {
         return failures.iter().map(Failure::tree).collect();
     }
     let mut groups = Groups::new();
@@ -185,12 +185,12 @@ pub fn branches(failures: &[Failure<'_>], extent: Extent) -> Vec<Tree> {
         groups.add(&failure.what, &reason, failure.target, index);
     }
     groups
-        .finish(extent)
+        .finish(detail)
         .into_iter()
         .map(|group| match group.reasons {
             1 if group.targets.len() == 1 => failures[group.first].tree(),
             1 => {
-                let tree = Tree::new(format!("{}{}", group.kind, group.names(extent)));
+                let tree = Tree::new(format!("{}{}", group.kind, group.names(detail)));
                 match &failures[group.first].reason {
                     Some(reason) if group.is_the_same => tree.because(reason.clone()),
                     Some(reason) => tree.because(general_tree(reason, group.targets[0])),
@@ -200,14 +200,14 @@ pub fn branches(failures: &[Failure<'_>], extent: Extent) -> Vec<Tree> {
             several => Tree::new(format!(
                 "{}, for {several} different reasons{}",
                 group.kind,
-                group.names(extent)
+                group.names(detail)
             ))
             .because(Tree::new("such as").because(failures[group.first].tree())),
         })
         .collect()
 }
 
-/// How one host failed, in one line.
+/// The end of a host in one line.
 #[must_use]
 pub fn cause(outcome: &Outcome) -> String {
     let kind = kind(&outcome.status);
@@ -235,12 +235,12 @@ fn kind(status: &Status) -> String {
     }
 }
 
-fn by_cause(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<String> {
+fn by_cause(results: &[(&Target, &Outcome)], detail: Detail) -> Vec<String> {
     let mut failed: Vec<&(&Target, &Outcome)> = results
         .iter()
         .filter(|(_, outcome)| outcome.status != Status::Ok)
         .collect();
-    // Stable: hosts of a kind keep their order.
+    // A stable sort: hosts of one kind keep their order.
     failed.sort_by_key(|(_, outcome)| &outcome.status);
     let mut groups = Groups::new();
     for (index, (target, outcome)) in failed.iter().enumerate() {
@@ -248,10 +248,10 @@ fn by_cause(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<String> {
         groups.add(&kind(&outcome.status), &reason, target, index);
     }
     groups
-        .finish(extent)
+        .finish(detail)
         .into_iter()
         .map(|group| {
-            let names = group.names(extent);
+            let names = group.names(detail);
             let reason = match (group.reasons, group.text.as_str()) {
                 (1, "") => String::new(),
                 (1, text) => format!(": {text}"),
@@ -262,25 +262,26 @@ fn by_cause(results: &[(&Target, &Outcome)], extent: Extent) -> Vec<String> {
         .collect()
 }
 
-/// Hosts with one reason.
+/// Hosts that failed for one reason.
 struct Group<'a> {
     /// What failed.
     kind: String,
-    /// Why: as it was said, or in general where it was said differently.
+    /// The reason, with [`ANY_HOST`] in place of names if it names its hosts.
     text: String,
+    /// The reason has the same words for all hosts.
     is_the_same: bool,
-    /// How many reasons these are.
+    /// How many reasons have been merged into this group.
     reasons: usize,
     targets: Vec<&'a Target>,
-    /// The number of the first failure in it.
+    /// The index of the first failure.
     first: usize,
 }
 
 impl Group<'_> {
-    /// ` (3 nodes): web[1-3]`
-    fn names(&self, extent: Extent) -> String {
+    /// The hosts: ` (3 nodes): web[1-3]`.
+    fn names(&self, detail: Detail) -> String {
         let count = nodes(self.targets.len());
-        format!(" ({count}): {}", names(&self.targets, extent))
+        format!(" ({count}): {}", names(&self.targets, detail))
     }
 }
 
@@ -321,9 +322,8 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// Of each kind, the most common reasons first; those beyond what is told
-    /// apart are one.
-    fn finish(self, extent: Extent) -> Vec<Group<'a>> {
+    /// The groups of each kind, largest first. On a terminal the smallest are merged.
+    fn finish(self, detail: Detail) -> Vec<Group<'a>> {
         let mut kinds: Vec<String> = Vec::new();
         let mut by_kind: HashMap<String, Vec<Group<'a>>> = HashMap::new();
         for group in self.groups {
@@ -335,9 +335,9 @@ impl<'a> Groups<'a> {
         let mut finished = Vec::new();
         for kind in kinds {
             let mut groups = by_kind.remove(&kind).unwrap_or_default();
-            // Stable, so that equals keep their order.
+            // A stable sort: groups of one size keep their order.
             groups.sort_by_key(|group| std::cmp::Reverse(group.targets.len()));
-            if groups.len() > REASONS && extent == Extent::Screen {
+            if groups.len() > REASONS && detail == Detail::Short {
                 let common = groups.iter().filter(|group| group.targets.len() > 1);
                 let rest = groups.split_off(common.count().min(REASONS - 1));
                 groups.extend(rest.into_iter().reduce(|mut all, other| {
@@ -352,18 +352,18 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// Names for a reader.
+/// Folded names, cut short for a terminal.
 #[must_use]
-pub fn names(targets: &[&Target], extent: Extent) -> String {
+pub fn names(targets: &[&Target], detail: Detail) -> String {
     let first = |count: usize| {
         let targets = targets[..count].iter();
         fold(targets.map(|target| target.prefix.as_str()))
     };
     let all = first(targets.len());
-    if extent == Extent::Whole || all.len() <= NAMES {
+    if detail == Detail::Full || all.len() <= NAMES {
         return all;
     }
-    // As many as there is room for.
+    // Searches for the most names that fit.
     let (mut fits, mut too_many) = (1, targets.len());
     while fits + 1 < too_many {
         let middle = usize::midpoint(fits, too_many);
@@ -377,7 +377,7 @@ pub fn names(targets: &[&Target], extent: Extent) -> String {
     format!("{} and {more} more (-v names all)", first(fits))
 }
 
-/// A reason without what is the host's own in it.
+/// A reason with [`ANY_HOST`] in place of the host's names.
 fn general(text: &str, target: &Target) -> String {
     let node = target.node();
     [node.as_str(), &target.prefix, &target.host]
@@ -447,7 +447,7 @@ mod tests {
     fn nothing_is_said_when_all_is_well() {
         let targets = targets(&["a"]);
         let ok = ended(Status::Ok);
-        assert_eq!(of_commands(&[(&targets[0], &ok)], Extent::Screen), None);
+        assert_eq!(of_commands(&[(&targets[0], &ok)], Detail::Short), None);
     }
 
     #[test]
@@ -459,7 +459,7 @@ mod tests {
             ..ended(Status::Connection)
         };
         let results: Vec<_> = targets.iter().zip([&code, &ok, &lost, &code]).collect();
-        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let tree = of_commands(&results, Detail::Short).expect("a summary");
         assert_eq!(
             tree.flat(),
             "remote execution failed: commands are failed on 3 out of 4 nodes: \
@@ -473,7 +473,7 @@ mod tests {
         let targets = targets(&["a", "b", "c"]);
         let code = ended(Status::Exit(1));
         let results: Vec<_> = targets.iter().map(|target| (target, &code)).collect();
-        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let tree = of_commands(&results, Detail::Short).expect("a summary");
         assert_eq!(tree.causes[0].message, "commands are failed on all 3 nodes");
     }
 
@@ -482,7 +482,7 @@ mod tests {
         let targets = targets(&["a", "b"]);
         let (ok, cancelled) = (ended(Status::Ok), Outcome::cancelled());
         let results: Vec<_> = targets.iter().zip([&ok, &cancelled]).collect();
-        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let tree = of_commands(&results, Detail::Short).expect("a summary");
         assert_eq!(
             tree.flat(),
             "remote execution failed: the run was stopped before all commands had ended: \
@@ -495,7 +495,7 @@ mod tests {
         targets(&names.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Lines of so many columns that a tree takes, one for its beginning.
+    /// The number of lines that a tree takes on a terminal of this width.
     fn lines(tree: &Tree, depth: usize, columns: usize) -> usize {
         let indent = 28 + 3 * depth;
         let own = tree.message.chars().count().div_ceil(columns - indent);
@@ -505,7 +505,7 @@ mod tests {
             .sum::<usize>()
     }
 
-    /// Every fifth host in each of five ways: the worst for folding.
+    /// Neighbours fail in different ways, which is the worst case for folding.
     fn failing_in_five_ways(targets: &[Target]) -> Vec<Outcome> {
         let outcome = |(index, target): (usize, &Target)| {
             let lost = |reason: String| Outcome {
@@ -528,7 +528,7 @@ mod tests {
         let targets = fleet(1000);
         let outcomes = failing_in_five_ways(&targets);
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
-        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let tree = of_commands(&results, Detail::Short).expect("a summary");
         let text = tree.flat();
         assert!(lines(&tree, 0, 80) < 24, "{text}");
         assert!(lines(&tree, 0, 160) < 12, "{text}");
@@ -549,7 +549,7 @@ mod tests {
             .map(|index| ended(Status::Exit(1 + index / 200)))
             .collect();
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
-        let tree = of_commands(&results, Extent::Screen).expect("a summary");
+        let tree = of_commands(&results, Detail::Short).expect("a summary");
         assert_eq!(lines(&tree, 0, 100), 7);
         assert_eq!(
             tree.causes[0].causes[1].message,
@@ -562,7 +562,7 @@ mod tests {
         let targets = fleet(1000);
         let outcomes = failing_in_five_ways(&targets);
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
-        let tree = of_commands(&results, Extent::Whole).expect("a summary");
+        let tree = of_commands(&results, Detail::Full).expect("a summary");
         assert_eq!(tree.causes[0].causes.len(), 4 + 200);
         assert!(
             tree.flat()
@@ -579,7 +579,7 @@ mod tests {
         let targets = fleet(10);
         let outcomes: Vec<_> = targets.iter().map(|_| unreachable("no".into())).collect();
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
-        let tree = of_connections(&results, 40, Extent::Screen);
+        let tree = of_connections(&results, 40, Detail::Short);
         assert_eq!(
             tree.causes[0].message,
             "connection to 10 of 40 nodes failed"
@@ -605,7 +605,7 @@ mod tests {
             })
             .collect();
         let results: Vec<_> = targets.iter().zip(&outcomes).collect();
-        let tree = of_connections(&results, 1000, Extent::Screen);
+        let tree = of_connections(&results, 1000, Detail::Short);
         let branches: Vec<String> = tree.causes[0].causes.iter().map(Tree::flat).collect();
         assert_eq!(
             branches,
@@ -617,18 +617,17 @@ mod tests {
                  such as: host key refused: [ops@web902:22]: line 901",
             ]
         );
-        // Whoever gets it whole gets every name and reason.
-        let tree = of_connections(&results, 1000, Extent::Whole);
+        let tree = of_connections(&results, 1000, Detail::Full);
         assert_eq!(tree.causes[0].causes.len(), 3 + 99);
-        let tree = of_connections(&results[..100], 1000, Extent::Whole);
+        let tree = of_connections(&results[..100], 1000, Detail::Full);
         assert_eq!(tree.causes[0].causes.len(), 100);
-        let skipped = of_skipped(&results[..10], Extent::Screen);
+        let skipped = of_skipped(&results[..10], Detail::Short);
         assert_eq!(
             skipped[0].flat(),
             "can't connect to address: [ops@web1:22], the host is skipped: \
              can't resolve 'web1': the end"
         );
-        let skipped = of_skipped(&results, Extent::Screen);
+        let skipped = of_skipped(&results, Detail::Short);
         assert_eq!(skipped.len(), 1);
         assert_eq!(skipped[0].message, "1000 hosts are skipped");
     }

@@ -1,38 +1,38 @@
-//! Templates for log lines and the status bar: text with `{key}` and
-//! `{key:style}` in it, where a style is one of the console library's, such as
-//! `red.bold` or `on_blue`. `{{` and `}}` are braces.
+//! Templates for log lines and the status bar: text with `{key}` and `{key:style}`. Styles
+//! are those of the `console` crate, such as `red.bold` or `on_blue`. `{{` and `}}` are
+//! braces.
 
 use console::Style;
 
-/// Why a template cannot be used.
+/// An error in a template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// `{` without `}`, or the other way round.
     #[error("a brace has no partner (write {{{{ and }}}} for braces)")]
     Unpaired,
-    /// A key that there is not.
+    /// The key does not exist.
     #[error("there is no {{{key}}}; there are {known}")]
     UnknownKey {
-        /// What stood there.
+        /// The key.
         key: String,
-        /// What could.
+        /// All keys that exist.
         known: String,
     },
-    /// A key that there has to be.
+    /// A required key is missing.
     #[error("it needs {{{0}}}")]
     MissingKey(&'static str),
-    /// Nothing in it says anything.
+    /// There is no key at all.
     #[error("it has none of {{phase}}, {{done}} and the like in it")]
     NoKey,
-    /// It would be more than a line, or move the cursor.
+    /// A control character, which could move the cursor.
     #[error("it has a control character in it")]
     Control,
-    /// A style that there is not.
+    /// The style does not exist.
     #[error("'{0}' is no style; write colours and attributes such as red.bold or on_blue")]
     UnknownStyle(String),
 }
 
-/// A template that has been understood.
+/// A parsed template.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
     parts: Vec<Part>,
@@ -45,10 +45,10 @@ enum Part {
 }
 
 impl Template {
-    /// Reads a template that may use these keys.
+    /// Parses a template that may use these keys.
     ///
     /// # Errors
-    /// Says what cannot be understood.
+    /// See [`TemplateError`].
     pub fn parse(text: &str, keys: &[&'static str]) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut plain = String::new();
@@ -72,10 +72,10 @@ impl Template {
         Ok(Self { parts })
     }
 
-    /// The same, if it has a certain key.
+    /// Requires a key.
     ///
     /// # Errors
-    /// It has not.
+    /// The template does not have it.
     pub fn requiring(self, key: &'static str) -> Result<Self, TemplateError> {
         let mut parts = self.parts.iter();
         if parts.any(|part| matches!(part, Part::Key(name, _) if *name == key)) {
@@ -85,11 +85,10 @@ impl Template {
         }
     }
 
-    /// The same, if it is of any use as one line that changes: if it has a key, and no
-    /// control characters.
+    /// Requires any key, and one line.
     ///
     /// # Errors
-    /// It is not.
+    /// The template has no key, or has control characters.
     pub fn changing_line(self) -> Result<Self, TemplateError> {
         let is_control =
             |part: &Part| matches!(part, Part::Text(text) if text.contains(char::is_control));
@@ -103,8 +102,8 @@ impl Template {
         }
     }
 
-    /// The text up to a certain key, its style, and the text after it (which may have
-    /// it again).
+    /// The template up to the first place of a key, the style there, and the template
+    /// after it, which may have the key again.
     #[must_use]
     pub fn split_at(&self, key: &str) -> (Self, Option<Style>, Self) {
         let style_of = |part: &Part| match part {
@@ -123,11 +122,11 @@ impl Template {
         (template(before), style, template(after))
     }
 
-    /// Fills it in. `value` gives the text of a key, with the style that it has
-    /// if the template names none.
+    /// Fills the template in. `value` returns the text of a key, and its style if the
+    /// template names none.
     pub fn render(
         &self,
-        colored: bool,
+        is_colored: bool,
         mut value: impl FnMut(&str) -> (String, Option<Style>),
     ) -> String {
         let mut text = String::new();
@@ -137,7 +136,7 @@ impl Template {
                 Part::Key(key, style) => {
                     let (value, own_style) = value(key);
                     match style.as_ref().or(own_style.as_ref()) {
-                        Some(style) if colored && !value.is_empty() => {
+                        Some(style) if is_colored && !value.is_empty() => {
                             text.push_str(&paint(style, &value));
                         }
                         _ => text.push_str(&value),
@@ -167,7 +166,7 @@ fn part(inside: &str, keys: &[&'static str]) -> Result<Part, TemplateError> {
 }
 
 fn parse_style(text: &str) -> Result<Style, TemplateError> {
-    // The library ignores what it does not know.
+    // The crate ignores names that it does not know.
     let is_known = |name: &str| Style::from_dotted_str(name) != Style::new();
     match text.split('.').find(|name| !is_known(name)) {
         Some(unknown) => Err(TemplateError::UnknownStyle(unknown.to_owned())),
@@ -175,8 +174,8 @@ fn parse_style(text: &str) -> Result<Style, TemplateError> {
     }
 }
 
-/// A text in a style, whatever the library thinks of our terminal; spaces around
-/// it stay as they are.
+/// A text in a style, whatever `console` thinks of our terminal. Spaces around the text
+/// have no style.
 #[must_use]
 pub fn paint(style: &Style, text: &str) -> String {
     let inner = text.trim_matches(' ');
@@ -186,7 +185,7 @@ pub fn paint(style: &Style, text: &str) -> String {
     format!("{before}{}{after}", style.apply_to(inner))
 }
 
-/// What stands before and after a text in a style.
+/// The control sequences before and after a text in a style.
 #[must_use]
 pub fn brush(style: &Style) -> (String, String) {
     let painted = paint(style, "x");
@@ -200,9 +199,9 @@ mod tests {
 
     const KEYS: [&str; 2] = ["a", "b"];
 
-    fn rendered(template: &str, colored: bool) -> Result<String, TemplateError> {
+    fn rendered(template: &str, is_colored: bool) -> Result<String, TemplateError> {
         let template = Template::parse(template, &KEYS)?;
-        Ok(template.render(colored, |key| (format!("<{key}>"), None)))
+        Ok(template.render(is_colored, |key| (format!("<{key}>"), None)))
     }
 
     #[test]

@@ -1,31 +1,29 @@
-//! Colours: of levels, of hosts, of headings and differences, for terminals of
-//! which the ground is not known, dark, or light.
+//! Colours of levels, hosts, headings and differences, for dark and light backgrounds.
 
 use console::Style;
 
 use crate::event::Level;
 
-/// What the colours have to be read on.
+/// The background that the colours are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Theme {
-    /// Any ground: only those of the eight colours that can be read on dark and on
-    /// light (which yellow cannot).
+    /// An unknown background: no yellow, which cannot be read on a light one.
     #[default]
     Default,
-    /// A dark one.
+    /// A dark background.
     Dark,
-    /// A light one.
+    /// A light background.
     Light,
 }
 
-/// Colours of hosts on a dark ground, of the 256.
+/// Colours of hosts on a dark background, of the 256.
 const ON_DARK: [u8; 10] = [87, 120, 213, 228, 117, 215, 159, 183, 156, 223];
 
-/// Colours of hosts on a light ground.
+/// Colours of hosts on a light background, of the 256.
 const ON_LIGHT: [u8; 10] = [30, 28, 90, 94, 25, 130, 24, 54, 22, 88];
 
 impl Theme {
-    /// A theme by its name.
+    /// The theme with this name.
     #[must_use]
     pub fn by_name(name: &str) -> Option<Self> {
         match name {
@@ -36,7 +34,7 @@ impl Theme {
         }
     }
 
-    /// The style of a level in log lines.
+    /// The style of a level in a log line.
     #[must_use]
     pub fn level(self, level: Level) -> Option<Style> {
         let style = Style::new();
@@ -56,8 +54,7 @@ impl Theme {
         }
     }
 
-    /// The style of the host with this number: the same as long as the run
-    /// lasts, and another one than those of its neighbours.
+    /// The style of the host with this index. It differs from those of its neighbours.
     #[must_use]
     pub fn host(self, index: usize) -> Style {
         let style = Style::new();
@@ -69,7 +66,7 @@ impl Theme {
                     2 => style.magenta(),
                     _ => style.blue(),
                 };
-                // The same four twice more, which can still be told apart.
+                // Bold and underlined, the four colours can be told apart again.
                 match index / 4 % 3 {
                     0 => style,
                     1 => style.bold(),
@@ -87,7 +84,7 @@ impl Theme {
         Style::new().bold()
     }
 
-    /// The style of failures, and of lines that are missing somewhere.
+    /// The style of failures, and of removed lines.
     #[must_use]
     pub fn bad(self) -> Style {
         match self {
@@ -97,7 +94,7 @@ impl Theme {
         }
     }
 
-    /// The style of lines that are only there.
+    /// The style of added lines.
     #[must_use]
     pub fn good(self) -> Style {
         match self {
@@ -107,7 +104,7 @@ impl Theme {
         }
     }
 
-    /// The style of what is said by the way.
+    /// The style of the headers of differences, and of `{bar}`.
     #[must_use]
     pub fn aside(self) -> Style {
         match self {

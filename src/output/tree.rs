@@ -8,7 +8,7 @@
 
 use crate::error::Tree;
 
-/// A sentence and everything below it; at least one line.
+/// The lines of a tree: at least one.
 #[must_use]
 pub fn lines(tree: &Tree) -> Vec<String> {
     let mut lines: Vec<String> = tree.message.lines().map(str::to_owned).collect();

@@ -82,7 +82,7 @@ impl Run {
                 Pace::Hopeless => hopeless.push(node),
             }
         }
-        for remark in summary::of_slow_ones(&slow, self.extent) {
+        for remark in summary::of_slow_ones(&slow, self.detail) {
             self.log(Level::Warn, remark);
         }
         hopeless
@@ -242,12 +242,12 @@ impl Run {
     /// Whether the run may begin with the hosts that are there.
     pub(super) fn judge(&mut self) -> Result<(), Stop> {
         let roster::Verdict { fatal, skipped } = self.roster.judge();
-        for warning in summary::of_skipped(&self.outcomes(&skipped), self.extent) {
+        for warning in summary::of_skipped(&self.outcomes(&skipped), self.detail) {
             self.log(Level::Warn, warning);
         }
         if !fatal.is_empty() {
             let failures = self.outcomes(&fatal);
-            let tree = summary::of_connections(&failures, self.targets.len(), self.extent);
+            let tree = summary::of_connections(&failures, self.targets.len(), self.detail);
             self.log(Level::Fatal, tree);
             return Err(Stop::Failed(ExitStatus::Connection));
         }

@@ -1,108 +1,114 @@
-//! The displays that a configuration asks for, for this process's stdout and
-//! stderr.
+//! Makes the display that a configuration asks for, for this process's stdout and stderr.
 
 use std::io::{self, IsTerminal};
 
-use crate::config::{Color, Config, Form, Look, Mode};
+use crate::config::{Color, Config, DisplayMode, Mode, OutputOptions};
 use crate::output::files::Files;
 use crate::output::folded::Folded;
 use crate::output::grouped::Grouped;
 use crate::output::json::Json;
 use crate::output::logs::Logs;
+use crate::output::renderer::{NodeLabel, Renderer, Sink};
 use crate::output::screen::is_one_file;
 use crate::output::status::StatusBar;
-use crate::output::text::{Options, Text};
-use crate::output::{Label, Renderer, Sink};
+use crate::output::text::{Text, TextOptions};
 
-/// Makes displays.
+/// Makes displays and what goes with them.
 pub(super) struct Displays<'a> {
     config: &'a Config,
-    options: Options,
-    labels: Vec<Label>,
+    text_options: TextOptions,
+    labels: Vec<NodeLabel>,
 }
 
 impl<'a> Displays<'a> {
     pub(super) fn new(config: &'a Config) -> Self {
-        let labels = config.targets.iter().map(|target| Label {
+        let labels = config.targets.iter().map(|target| NodeLabel {
             prefix: target.prefix.clone(),
             node: target.node(),
             given: target.given.clone(),
         });
         Self {
             config,
-            options: options(config),
+            text_options: text_options(config),
             labels: labels.collect(),
         }
     }
 
-    fn look(&self) -> &Look {
-        &self.config.look
+    fn output(&self) -> &OutputOptions {
+        &self.config.output
     }
 
     fn logs(&self) -> Logs {
         let clock = || jiff::ZonedDateTime::now().strftime("%F %T").to_string();
-        let look = self.look();
-        let format = look.log_format.as_ref();
-        Logs::new(self.options.stderr, look.theme, format, Box::new(clock))
+        let output = self.output();
+        let format = output.log_format.as_ref();
+        Logs::new(
+            self.text_options.stderr,
+            output.theme,
+            format,
+            Box::new(clock),
+        )
     }
 
-    fn text(&self, labels: Vec<Label>) -> Text {
-        Text::new(self.options, labels, self.logs())
+    fn text(&self, labels: Vec<NodeLabel>) -> Text {
+        Text::new(self.text_options, labels, self.logs())
     }
 
     /// The display of the run.
     pub(super) fn renderer(&self) -> Box<dyn Renderer> {
         let labels = self.labels.clone();
-        match self.look().form {
-            Form::Text => Box::new(self.text(labels)),
-            Form::Grouped => Box::new(Grouped::new(self.text(labels), self.labels.len())),
-            Form::Folded { diff } => Box::new(Folded::new(
-                self.options,
-                diff,
+        match self.output().mode {
+            DisplayMode::Text => Box::new(self.text(labels)),
+            DisplayMode::Grouped => Box::new(Grouped::new(self.text(labels), self.labels.len())),
+            DisplayMode::Folded { wants_diff } => Box::new(Folded::new(
+                self.text_options,
+                wants_diff,
                 is_one_file(),
                 labels,
                 self.logs(),
             )),
-            Form::Json => Box::new(Json::new(labels, self.logs(), self.options.verbose)),
+            DisplayMode::Json => {
+                Box::new(Json::new(labels, self.logs(), self.text_options.is_verbose))
+            }
         }
     }
 
-    /// One that says nothing for hosts, and needs no names.
+    /// A display for log lines only.
     pub(super) fn log_only(&self) -> Box<dyn Renderer> {
-        match self.look().form {
-            Form::Json => Box::new(Json::new(Vec::new(), self.logs(), false)),
+        match self.output().mode {
+            DisplayMode::Json => Box::new(Json::new(Vec::new(), self.logs(), false)),
             _ => Box::new(self.text(Vec::new())),
         }
     }
 
-    /// The status bar, where there is a place for one.
+    /// The status bar, if stderr is a terminal that can show one.
     pub(super) fn status_bar(&self) -> Option<StatusBar> {
-        let look = self.look();
-        let is_wanted = !look.quiet
-            && look.form != Form::Json
+        let output = self.output();
+        let is_wanted = !output.is_quiet
+            && output.mode != DisplayMode::Json
             && !self.config.mode.is_interactive()
-            && !self.options.passthrough;
-        let sink = self.options.stderr;
-        // One that knows no control sequences could not take it away.
+            && !self.text_options.is_passthrough;
+        let sink = self.text_options.stderr;
+        // A dumb terminal has no sequence to erase the bar with.
         if !is_wanted || !sink.is_terminal || is_dumb() {
             return None;
         }
-        let format = look.bar_format.as_ref();
-        Some(StatusBar::new(look.theme, sink.colored, format))
+        let format = output.bar_format.as_ref();
+        Some(StatusBar::new(output.theme, sink.is_colored, format))
     }
 
     /// The files of `--output-dir`.
     pub(super) fn files(&self) -> Option<Files> {
-        let directory = self.look().directory.as_ref()?;
+        let directory = self.output().directory.as_ref()?;
         Some(Files::new(directory, &self.labels))
     }
 }
 
-fn options(config: &Config) -> Options {
-    let look = &config.look;
+fn text_options(config: &Config) -> TextOptions {
+    let output = &config.output;
     let sink = |is_terminal| Sink {
         is_terminal,
-        colored: match look.color {
+        is_colored: match output.color {
             Color::Always => true,
             Color::Never => false,
             Color::Auto => is_terminal && wants_color(),
@@ -113,22 +119,20 @@ fn options(config: &Config) -> Options {
         sink(io::stdout().is_terminal()),
         sink(io::stderr().is_terminal()),
     );
-    // The bare bytes of a single host: there is nothing to keep apart, and no
-    // terminal to protect.
-    let is_bare = look.quiet && (look.raw || !(stdout.is_terminal || stderr.is_terminal));
-    Options {
-        quiet: look.quiet,
-        verbose: look.verbose > 0,
-        passthrough: (has_terminal || is_bare) && config.targets.len() == 1,
-        raw: look.raw,
+    // The output of a single host, without prefixes and escapes, needs no lines.
+    let is_bare = output.is_quiet && (output.is_raw || !(stdout.is_terminal || stderr.is_terminal));
+    TextOptions {
+        is_quiet: output.is_quiet,
+        is_verbose: output.verbosity > 0,
+        is_passthrough: (has_terminal || is_bare) && config.targets.len() == 1,
+        is_raw: output.is_raw,
         stdout,
         stderr,
-        theme: look.theme,
+        theme: output.theme,
     }
 }
 
-/// What the environment says: <https://no-color.org>, and terminals that know no
-/// colours.
+/// Whether the environment allows colours (<https://no-color.org>).
 fn wants_color() -> bool {
     let is_off = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
     !is_off && !is_dumb()

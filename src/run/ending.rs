@@ -14,7 +14,7 @@ use crate::event::{Level, Log, NodeId, Outcome};
 use crate::exit_status::ExitStatus;
 use crate::hosts::{Target, fold};
 use crate::output::Message;
-use crate::output::printer::OutputError;
+use crate::output::OutputError;
 use crate::output::summary;
 use crate::run::roster::State;
 use crate::run::{Outlets, Run};
@@ -107,7 +107,7 @@ impl Outlets {
                     let warning = "the end of the output was not read in time, and is lost";
                     self.display.log(Level::Warn, warning.into());
                 }
-                self.last_words.say();
+                self.pending_logs.write();
             }
         }
     }
@@ -160,7 +160,7 @@ impl Run {
     }
 
     fn report(&self) {
-        if let Some(tree) = summary::of_commands(&self.results(), self.extent) {
+        if let Some(tree) = summary::of_commands(&self.results(), self.detail) {
             self.log(Level::Fatal, tree);
         }
     }

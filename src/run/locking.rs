@@ -148,14 +148,14 @@ impl Run {
 
     fn refusal_tree(&self, refused: &[NodeId], headline: &str) -> Tree {
         let failures = self.failures(refused);
-        summary::branches(&failures, self.extent)
+        summary::branches(&failures, self.detail)
             .into_iter()
             .fold(Tree::new(headline), Tree::because)
     }
 
     fn warn_about(&self, refused: &[NodeId]) {
         let failures = self.failures(refused);
-        for warning in summary::branches(&failures, self.extent) {
+        for warning in summary::branches(&failures, self.detail) {
             self.log(Level::Warn, warning);
         }
     }

@@ -40,17 +40,19 @@ use crate::cluster::input::InputError;
 use crate::cluster::job::Order;
 use crate::cluster::node::Shared;
 use crate::cluster::sudo_dialog::Sudo;
-use crate::config::{Config, Look, Mode};
+use crate::config::{Config, Mode, OutputOptions};
 use crate::error::Tree;
 use crate::event::{Attempt, Level, Log, NodeEvent, NodeId, Outcome};
 use crate::exit_status::ExitStatus;
 use crate::hosts::known_hosts::{KnownHosts, Problem};
 use crate::hosts::{Endpoint, HostKeyPolicy, Target};
+use crate::output::bar_state::BarState;
 use crate::output::credit;
-use crate::output::printer::{self, LastWords, OutputError};
-use crate::output::screen::{Screen, Standing};
-use crate::output::summary::{self, Extent};
-use crate::output::{Display, Phase};
+use crate::output::pending_logs::PendingLogs;
+use crate::output::printer;
+use crate::output::screen::Screen;
+use crate::output::summary::{self, Detail};
+use crate::output::{Display, OutputError, Phase};
 use crate::random;
 use crate::remote::sudo::Nonces;
 
@@ -108,14 +110,14 @@ fn raise_descriptor_limit() {
 /// The ways to and from the user.
 struct Outlets {
     display: Display,
-    last_words: LastWords,
+    pending_logs: PendingLogs,
     output_problems: Receiver<OutputError>,
     signals: Receiver<i32>,
 }
 
 impl Outlets {
     fn open(config: &Config) -> io::Result<Self> {
-        let bar = Arc::new(Standing::default());
+        let bar = Arc::new(BarState::default());
         let signals = signals::listen(Arc::clone(&bar))?;
         let display = displays::Displays::new(config);
         // Unbounded: nobody may ever wait for the printer. Output is bounded by
@@ -123,7 +125,7 @@ impl Outlets {
         let (sender, messages) = unbounded();
         // Unbounded, for one thing that is said once.
         let (problems, output_problems) = unbounded();
-        let last_words = LastWords::new(display.log_only(), messages.clone(), Arc::clone(&bar));
+        let pending_logs = PendingLogs::new(display.log_only(), messages.clone(), Arc::clone(&bar));
         let status = display
             .status_bar()
             .map(|status| (status, Arc::clone(&bar)));
@@ -132,39 +134,39 @@ impl Outlets {
             signals::clear_when_stopped(bar)?;
         }
         let screen = Screen::new(io::stdout().is_terminal(), status, problems.clone());
-        printer::start(
-            display.renderer(),
+        let setup = printer::Setup {
+            renderer: display.renderer(),
             screen,
-            display.files(),
-            config.targets.len(),
-            least_level(&config.look) <= Level::Warn,
-            messages,
+            files: display.files(),
+            nodes: config.targets.len(),
+            wants_warnings: least_level(&config.output) <= Level::Warn,
             problems,
-        )?;
+        };
+        printer::start(setup, messages)?;
         Ok(Self {
-            display: Display::new(sender, least_level(&config.look), shows_progress),
-            last_words,
+            display: Display::new(sender, least_level(&config.output), shows_progress),
+            pending_logs,
             output_problems,
             signals,
         })
     }
 }
 
-fn least_level(look: &Look) -> Level {
-    match look.verbose {
-        _ if look.quiet => Level::Error,
+fn least_level(output: &OutputOptions) -> Level {
+    match output.verbosity {
+        _ if output.is_quiet => Level::Error,
         0 => Level::Info,
         1 => Level::Debug,
         _ => Level::Trace,
     }
 }
 
-/// Who reads a screen gets what fits it, and who keeps a log, or asks, gets all.
-fn extent(look: &Look) -> Extent {
-    if look.verbose == 0 && io::stderr().is_terminal() {
-        Extent::Screen
+/// On a terminal the summary is shortened, unless `-v` is given.
+fn detail(output: &OutputOptions) -> Detail {
+    if output.verbosity == 0 && io::stderr().is_terminal() {
+        Detail::Short
     } else {
-        Extent::Whole
+        Detail::Full
     }
 }
 
@@ -242,7 +244,7 @@ struct Run {
     /// The holder of the locks, for other runs.
     holder: String,
     /// How much is told where many hosts fail.
-    extent: Extent,
+    detail: Detail,
     /// What the status bar shows.
     phase: Phase,
 }
@@ -273,7 +275,7 @@ impl Run {
             threads: config.threads,
             delivery: Delivery::default(),
             holder: locking::holder(),
-            extent: extent(&config.look),
+            detail: detail(&config.output),
             phase: Phase::Connect,
         }
     }

@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::emulate_default_handler;
 
 use crate::deadlines::PROCESS_END;
-use crate::output::screen::Standing;
+use crate::output::bar_state::BarState;
 
 /// Signals within this time after the first are the same one: timeout(1) signals its
 /// child, and then the process group that the child is in.
@@ -30,7 +30,7 @@ const SAME: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// No handler or no thread can be set up.
-pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
+pub(super) fn listen(bar: Arc<BarState>) -> io::Result<Receiver<i32>> {
     let ignored = ignored_signals();
     let wanted = [SIGINT, SIGTERM, SIGHUP];
     let mut signals = Signals::new(wanted.iter().filter(|&&signal| !is_set(ignored, signal)))?;
@@ -64,7 +64,7 @@ pub(super) fn listen(bar: Arc<Standing>) -> io::Result<Receiver<i32>> {
 ///
 /// # Errors
 /// No handler or no thread can be set up.
-pub(super) fn clear_when_stopped(bar: Arc<Standing>) -> io::Result<()> {
+pub(super) fn clear_when_stopped(bar: Arc<BarState>) -> io::Result<()> {
     if is_set(ignored_signals(), SIGTSTP) {
         return Ok(());
     }
@@ -113,7 +113,7 @@ fn parent_of(process: Pid) -> Option<Pid> {
 }
 
 /// Ends the process as if the signal had not been caught.
-fn end_by(signal: i32, bar: &Standing) {
+fn end_by(signal: i32, bar: &BarState) {
     bar.wipe();
     // The default for all of these is the end, so that nothing is left to fail.
     let _ = emulate_default_handler(signal);

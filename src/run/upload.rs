@@ -22,6 +22,7 @@ use crate::cluster::stream::{Outlet, Stream};
 use crate::config::Upload;
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
+use crate::output::size::size;
 use crate::output::{Display, Message, Phase, Progress, summary};
 use crate::remote::command_line::Directory;
 use crate::remote::script::Script;
@@ -331,35 +332,9 @@ fn done(sent: Sent, nodes: usize, time: Duration) -> String {
     )
 }
 
-/// Bytes for people: `512 B`, `1.5 KiB`, `3.0 GiB`.
-fn size(bytes: u64) -> String {
-    if bytes < 1024 {
-        return format!("{bytes} B");
-    }
-    // A tenth of a unit is all that is shown.
-    let mut tenths = bytes.saturating_mul(10) / 1024;
-    for unit in ["KiB", "MiB", "GiB"] {
-        if tenths < 10_240 {
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-        tenths /= 1024;
-    }
-    format!("{}.{} TiB", tenths / 10, tenths % 10)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_for_people() {
-        assert_eq!(size(0), "0 B");
-        assert_eq!(size(1023), "1023 B");
-        assert_eq!(size(1536), "1.5 KiB");
-        assert_eq!(size(200 * 1024 * 1024), "200.0 MiB");
-        assert_eq!(size(9 << 30), "9.0 GiB");
-        assert_eq!(size(5 << 40), "5.0 TiB");
-    }
 
     #[test]
     fn what_was_done_is_one_sentence() {
