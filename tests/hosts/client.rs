@@ -13,6 +13,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::{io, panic, thread};
 
+use nix::sys::signal::{SigHandler, Signal, signal};
 use rustix::fd::AsFd;
 use rustix::fs::{CWD, readlinkat_raw};
 use rustix::io::Errno;
@@ -76,9 +77,33 @@ pub(super) fn command_in(
         .env("PATH", PATH)
         .env("LANG", "C.UTF-8");
     let namespaces = Arc::clone(namespaces);
+    with_default_signals(&mut command);
     // SAFETY: `enter` makes system calls only.
     unsafe { command.pre_exec(move || namespaces.enter()) };
     command
+}
+
+/// Undoes what a shell in the background or nohup(1) has set for the tests: a program
+/// that ignores a signal when it is started goes on ignoring it.
+#[expect(
+    unsafe_code,
+    reason = "the child sets its signals between fork and exec"
+)]
+pub(super) fn with_default_signals(command: &mut Command) {
+    let reset = || {
+        for number in [
+            Signal::SIGHUP,
+            Signal::SIGINT,
+            Signal::SIGQUIT,
+            Signal::SIGTERM,
+        ] {
+            // SAFETY: this sets no handler.
+            unsafe { signal(number, SigHandler::SigDfl) }?;
+        }
+        Ok(())
+    };
+    // SAFETY: it makes system calls only.
+    unsafe { command.pre_exec(reset) };
 }
 
 impl Hosts {

@@ -180,6 +180,28 @@ impl Host {
         bytes
     }
 
+    /// Whether something has this name. Links lead where they lead on the host.
+    pub fn has_file(&self, path: impl AsRef<Path>) -> bool {
+        let path = path.as_ref();
+        match self.open(path, OFlags::PATH) {
+            Ok(_) => true,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                false
+            }
+            Err(error) => self.cannot("look for", path, &error),
+        }
+    }
+
+    /// Whether the command line of a process on the host holds `text`.
+    pub fn runs(&self, text: &str) -> bool {
+        let processes = self.processes();
+        processes
+            .iter()
+            .any(|process| process.command.contains(text))
+    }
+
     /// The public host keys, one line for each.
     pub fn host_keys(&self) -> Vec<String> {
         self.inner

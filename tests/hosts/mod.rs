@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use client::{Namespaces, in_network};
+use client::{Namespaces, in_network, with_default_signals};
 use keys::public_key;
 
 pub use host::Host;
@@ -389,7 +389,9 @@ struct Keeper {
 
 impl Keeper {
     fn start(dir: &Path) -> Self {
-        let mut child = Command::new("sh")
+        let mut command = Command::new("sh");
+        with_default_signals(&mut command);
+        let mut child = command
             .arg(dir.join("keeper.sh"))
             .arg(dir)
             .current_dir("/")

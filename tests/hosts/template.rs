@@ -4,11 +4,13 @@
 //! Everything here is written once per [`Hosts`](super::Hosts), before anything
 //! starts; `supervisor.sh` and `host.sh` then copy and mount it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
@@ -362,17 +364,42 @@ Subsystem sftp internal-sftp
 /// the Ed25519 keys, one for each.
 fn make_shared_host_keys(folder: &Path, builder: &Builder) {
     for kind in builder.host_keys.iter().filter(|kind| *kind != "ed25519") {
-        let mut keygen = Command::new("ssh-keygen");
-        keygen.args(["-q", "-t", kind, "-N", "", "-C", "root@hosts"]);
-        if kind == "rsa" {
-            keygen.args(["-b", "2048"]);
-        }
-        succeed(
-            keygen
-                .arg("-f")
-                .arg(folder.join(format!("ssh_host_{kind}_key"))),
-        );
+        let key = shared_host_key(kind);
+        let path = folder.join(format!("ssh_host_{kind}_key"));
+        put(&path, &key.private, 0o600);
+        put(&path.with_extension("pub"), &key.public, 0o644);
     }
+}
+
+#[derive(Clone)]
+struct KeyPair {
+    private: String,
+    public: String,
+}
+
+/// A host key of this type, made once in the process: an RSA key takes longer than
+/// all else about a host.
+fn shared_host_key(kind: &str) -> KeyPair {
+    static KEYS: Mutex<BTreeMap<String, KeyPair>> = Mutex::new(BTreeMap::new());
+    let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(key) = keys.get(kind) {
+        return key.clone();
+    }
+    let folder = tempfile::tempdir().expect("the temporary directory is writable");
+    let path = folder.path().join("key");
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", kind, "-N", "", "-C", "root@hosts"]);
+    if kind == "rsa" {
+        keygen.args(["-b", "2048"]);
+    }
+    succeed(keygen.arg("-f").arg(&path));
+    let read = |path: &Path| fs::read_to_string(path).expect("ssh-keygen has written it");
+    let key = KeyPair {
+        private: read(&path),
+        public: read(&path.with_extension("pub")),
+    };
+    keys.insert(kind.to_owned(), key.clone());
+    key
 }
 
 fn make_home(home: &Path, uid: u32, authorized: &Path) {
