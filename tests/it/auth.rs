@@ -19,7 +19,7 @@ use base64::engine::general_purpose::STANDARD;
 use crate::hosts::keys::{KeyFormat, public_key};
 use crate::hosts::{Host, Hosts, wait_until};
 use crate::support::pty::OnTerminal;
-use crate::support::{Orgalorg, orgalorg_in_empty_home, program, targets};
+use crate::support::{Orgalorg, fingerprint, orgalorg_in_empty_home, program, targets};
 
 /// For what takes a moment.
 const SOON: Duration = Duration::from_secs(20);
@@ -59,14 +59,6 @@ fn make_default(hosts: &Hosts, key: &Path, name: &str) -> PathBuf {
     let path = hosts.home().join(".ssh").join(name);
     fs::copy(key, &path).expect("the client's home can be written");
     path
-}
-
-/// `SHA256:…` of a public key, as ssh-keygen has it.
-fn fingerprint(key: &Path) -> String {
-    let output = Command::new("ssh-keygen").arg("-lf").arg(key).output();
-    let text = String::from_utf8_lossy(&output.expect("ssh-keygen").stdout).into_owned();
-    let word = text.split_whitespace().nth(1);
-    word.expect("ssh-keygen prints a fingerprint").to_owned()
 }
 
 /// Nobody has connected to the host since it was started.
@@ -874,7 +866,7 @@ fn a_refusal_names_what_was_tried_and_what_would_help() {
     let tried = format!(
         "not accepted: key {} ({})",
         key.display(),
-        fingerprint(&key)
+        fingerprint(&fs::read_to_string(public_key(&key)).unwrap())
     );
     assert_eq!(said.matches(&tried).count(), 2, "{said}");
     for address in ["[root@web1:22]", "[root@web2:22]"] {
@@ -951,7 +943,7 @@ fn a_password_appears_nowhere() {
     }
     terminal.expect("{cmd} <stdout> [carol@web1:22] 0\r\n");
     wait_until("the command to run", SOON, || {
-        hosts[0].run("test -e /tmp/here").status.success()
+        hosts[0].has_file("/tmp/here")
     });
     for file in ["cmdline", "environ"] {
         let bytes = fs::read(format!("/proc/{}/{file}", terminal.child.id())).unwrap();

@@ -10,7 +10,8 @@ use std::sync::LazyLock;
 use crate::hosts::keys::{KeyFormat, public_key};
 use crate::hosts::{Hosts, wait_until};
 use crate::support::{
-    Finished, LIMIT, Orgalorg, furnish_home, orgalorg as locking, program, without_lock,
+    Finished, LIMIT, Orgalorg, file_in_home, furnish_home, orgalorg as locking, program,
+    without_lock,
 };
 
 /// For all tests here. Nothing but `mistakes_connect_to_nothing` connects to
@@ -64,9 +65,7 @@ fn finished(command: &mut Command) -> Finished {
 
 /// A file in the directory where the program is started.
 fn file(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-    let path = HOSTS.home().join(name);
-    fs::write(&path, content).expect("the home can be written");
-    path
+    file_in_home(&HOSTS, name, content)
 }
 
 /// What `--list` prints for these arguments.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::hosts::{Hosts, wait_until};
 use crate::support::pty::without_bar;
-use crate::support::{LIMIT, Orgalorg, peak_memory, targets};
+use crate::support::{LIMIT, Orgalorg, on_all, orgalorg, peak_memory, targets};
 use serde_json::{Value, json};
 
 /// Hosts for all tests that do nothing to them.
@@ -20,8 +20,7 @@ static HOSTS: LazyLock<Hosts> = LazyLock::new(|| Hosts::start(3));
 
 /// The program on all hosts.
 fn on(hosts: &Hosts, words: &[&str]) -> Orgalorg {
-    let words = words.iter().map(|&word| word.to_owned());
-    crate::support::orgalorg(hosts, targets(hosts).into_iter().chain(words))
+    orgalorg(hosts, on_all(hosts, words))
 }
 
 /// The program on hosts that other tests use too, as a shell starts it.
@@ -65,8 +64,7 @@ fn grouped_output_makes_nobody_wait_and_fits_into_memory() {
     }
     // Nobody reads what web1 says, and the others do not wait for that.
     wait_until("the other hosts to have said all", LIMIT, || {
-        let has_said_all =
-            |host: &crate::hosts::Host| host.run("test -e /tmp/done").status.success();
+        let has_said_all = |host: &crate::hosts::Host| host.has_file("/tmp/done");
         hosts.iter().skip(1).all(has_said_all)
     });
     hosts[0].run_ok("(until [ -p /tmp/wait ]; do sleep 0.05; done; echo go >/tmp/wait) &");
@@ -122,7 +120,7 @@ fn grouped_output_is_live_for_the_first_and_bare_when_quiet() {
         });
         hosts[1].write_file("/tmp/go", "", 0o644);
         wait_until("the other host to have said all", LIMIT, || {
-            hosts[1].run("test -e /tmp/done").status.success()
+            hosts[1].has_file("/tmp/done")
         });
         assert!(!running.stdout().contains("other"));
         hosts[0].run_ok("until [ -p /tmp/wait ]; do sleep 0.05; done; echo go >/tmp/wait");
@@ -146,7 +144,7 @@ fn with_full_tmpdir(hosts: &Hosts, words: &[&str]) -> Orgalorg {
 }
 
 /// How much a run of few hosts may use of memory, in KiB.
-const LITTLE_MEMORY: usize = 24 * 1024;
+const LITTLE_MEMORY: u64 = 24 * 1024;
 
 #[test]
 fn hosts_wait_where_there_is_no_room_for_what_they_say() {
@@ -282,7 +280,7 @@ fn what_has_come_before_ctrl_c_is_folded_and_the_summary_follows() {
     let script = "echo begun; mkfifo /tmp/wait; read go </tmp/wait";
     let run = on(&hosts, &["--fold", "-C", script]).spawn();
     wait_until("the commands to wait", LIMIT, || {
-        let waits = |host: &crate::hosts::Host| host.run("test -p /tmp/wait").status.success();
+        let waits = |host: &crate::hosts::Host| host.has_file("/tmp/wait");
         hosts.iter().all(waits)
     });
     run.signal("INT");
@@ -528,7 +526,7 @@ fn what_only_has_the_name_of_a_file_is_refused_before_anything_runs() {
             .code(2)
             .says(&format!("[FATAL] can't write '{path}/web2.stdout'\n"))
             .says("it is there already and no regular file (links are not followed)");
-        assert!(!HOSTS[0].run("test -e /tmp/has-run").status.success());
+        assert!(!HOSTS[0].has_file("/tmp/has-run"));
         fs::remove_file(&file).expect("it is there");
     }
 }

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::hosts::{Host, Hosts, wait_until};
-use crate::support::{Orgalorg, orgalorg_in_empty_home, targets};
+use crate::support::{Orgalorg, fingerprint, orgalorg_in_empty_home, targets};
 
 /// For what takes a moment.
 const SOON: Duration = Duration::from_secs(30);
@@ -33,7 +33,7 @@ fn on_all(hosts: &Hosts, options: &[&str]) -> Orgalorg {
 
 /// Whether the command has been run there.
 fn has_run(host: &Host) -> bool {
-    host.run("test -e /tmp/run").status.success()
+    host.has_file("/tmp/run")
 }
 
 #[track_caller]
@@ -72,18 +72,6 @@ fn nobodys_key(hosts: &Hosts) -> String {
 fn without_comment(key: &str) -> String {
     let words: Vec<&str> = key.split(' ').take(2).collect();
     words.join(" ")
-}
-
-/// The fingerprint as `ssh-keygen -lf` prints it.
-fn fingerprint(key: &str) -> String {
-    let file = tempfile::NamedTempFile::new().expect("there is room for a temporary file");
-    fs::write(file.path(), format!("{key}\n")).expect("it can be written");
-    let mut keygen = Command::new("ssh-keygen");
-    let output = keygen.arg("-lf").arg(file.path()).output();
-    let text = output.expect("ssh-keygen can be run").stdout;
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let word = text.split(' ').nth(1);
-    word.expect("ssh-keygen prints a fingerprint").to_owned()
 }
 
 /// What a real ssh makes of a known_hosts file.

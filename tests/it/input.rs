@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::thread;
 
-use crate::hosts::{Hosts, wait_until};
-use crate::support::{LIMIT, Orgalorg, Running, furnish_home, program, without_lock};
+use crate::hosts::Hosts;
+use crate::support::{Orgalorg, file_in_home, furnish_home, peak_memory, program, without_lock};
 use rustix::fs::{Mode, mkfifoat};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
@@ -30,9 +30,7 @@ fn orgalorg(arguments: &[&str]) -> Orgalorg {
 
 /// A file in the directory where the program is started.
 fn file(name: &str, content: impl AsRef<[u8]>) -> PathBuf {
-    let path = HOSTS.home().join(name);
-    fs::write(&path, content).expect("the home can be written");
-    path
+    file_in_home(&HOSTS, name, content)
 }
 
 /// Numbered lines, so that whatever is lost or doubled changes the checksum.
@@ -82,24 +80,6 @@ fn go(host: &str, name: &str) {
 /// Shell code that waits for `go`.
 fn awaits(name: &str) -> String {
     format!("while [ ! -e /tmp/{name} ]; do sleep 0.02; done")
-}
-
-#[track_caller]
-fn wait_for_output(running: &Running, text: &str) {
-    wait_until(&format!("the output of {text:?}"), LIMIT, || {
-        running.stdout().contains(text)
-    });
-}
-
-/// The most memory that a process has had so far, in KiB.
-fn peak_memory(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the program is running");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.expect("/proc tells the peak")
-        .trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("/proc tells a number")
 }
 
 #[test]
@@ -251,7 +231,7 @@ fn a_host_that_does_not_read_holds_up_nobody() {
         let running = orgalorg(&["-o", "web[1-2]", "-i", input, "-C", &command])
             .stdin(content.clone())
             .spawn();
-        wait_for_output(&running, &format!("web2 {sum}\n"));
+        running.wait_for_stdout(&format!("web2 {sum}\n"), 1);
         // It is still there, and has not read anything.
         go("web1", &name);
         let finished = running.finish().code(1).says("code 5 (1 node): web1");
@@ -301,7 +281,7 @@ fn a_command_that_reads_late_gets_all() {
         let running = orgalorg(&["-o", "web[1-2]", "-i", input, "-C", &command])
             .stdin(content.clone())
             .spawn();
-        wait_for_output(&running, &format!("web2 {sum}\n"));
+        running.wait_for_stdout(&format!("web2 {sum}\n"), 1);
         assert!(!running.stdout().contains("web1"));
         go("web1", &name);
         let finished = running.finish().ok();
@@ -321,7 +301,7 @@ fn a_line_reaches_all_hosts_when_it_is_entered() {
         let sum: u32 = (1..=round).sum();
         for host in ["web1", "web2", "web3"] {
             expected.push(format!("{host} {host} {sum}"));
-            wait_for_output(&running, &format!("{host} {host} {sum}\n"));
+            running.wait_for_stdout(&format!("{host} {host} {sum}\n"), 1);
         }
     }
     // Part of a line comes too: this is a stream.
@@ -330,8 +310,8 @@ fn a_line_reaches_all_hosts_when_it_is_entered() {
     // One host goes; the others stay.
     writeln!(writer, "; [ $HOSTNAME != web1 ] || exit 0").unwrap();
     writeln!(writer, "echo left").unwrap();
-    wait_for_output(&running, "web3 left\n");
-    wait_for_output(&running, "web2 left\n");
+    running.wait_for_stdout("web3 left\n", 1);
+    running.wait_for_stdout("web2 left\n", 1);
     drop(writer);
     for host in ["web1", "web2", "web3"] {
         expected.push(format!("{host} whole"));
@@ -400,8 +380,8 @@ fn what_a_host_does_not_take_yet_is_not_kept_in_memory() {
     });
     // Nobody reads, but all of it is taken.
     writer.join().unwrap();
-    wait_for_output(&running, &format!("web2 {SIZE}\n"));
-    let peak = peak_memory(running.child.id());
+    running.wait_for_stdout(&format!("web2 {SIZE}\n"), 1);
+    let peak = peak_memory(running.child.id()).expect("orgalorg runs");
     assert!(peak < 40 << 10, "{peak} KiB");
     go("web1", "memory");
     let finished = running.finish().ok();
@@ -453,8 +433,8 @@ fn input_that_cannot_be_read_ends_the_run() {
         .stdin_from(master)
         .spawn();
     slave.write_all(b"begun\n").unwrap();
-    wait_for_output(&running, "web1 begun");
-    wait_for_output(&running, "web2 begun");
+    running.wait_for_stdout("web1 begun", 1);
+    running.wait_for_stdout("web2 begun", 1);
     drop(slave);
     let finished = running
         .finish()
@@ -555,7 +535,7 @@ fn a_command_gets_a_terminal_like_ours() {
 fn what_a_single_host_on_a_terminal_says_is_shown_before_its_line_ends() {
     let command = format!("printf 'prompt> '; {}", awaits("prompt"));
     let running = orgalorg(&["-o", "web1", "--tty", "-C", &command]).spawn();
-    wait_for_output(&running, "prompt> ");
+    running.wait_for_stdout("prompt> ", 1);
     go("web1", "prompt");
     assert_eq!(running.finish().ok().stdout(), "prompt> ");
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::hosts::{Host, Hosts, Process, wait_until};
-use crate::support::{Finished, Running, login, orgalorg, targets};
+use crate::support::{Finished, Running, login, on_all, orgalorg};
 
 /// A command that says when it runs, and that no polite signal ends.
 const STUBBORN: &str = "trap '' HUP INT TERM; echo up; while :; do sleep 86399; done";
@@ -25,12 +25,6 @@ const AFTER_LEASE: Duration = Duration::from_secs(20);
 const SIGINT: i32 = 2;
 const SIGTERM: i32 = 15;
 const SIGHUP: i32 = 1;
-
-/// Arguments for all hosts.
-fn all(hosts: &Hosts, arguments: &[&str]) -> Vec<String> {
-    let own = arguments.iter().map(|&argument| argument.to_owned());
-    targets(hosts).into_iter().chain(own).collect()
-}
 
 /// What runs on a host besides its init and the sshd that listens.
 fn guests(host: &Host) -> Vec<Process> {
@@ -68,28 +62,11 @@ fn assert_free(host: &Host) {
     assert!(is_free(host, "/"), "{} is still locked", host.name());
 }
 
-fn runs(host: &Host, text: &str) -> bool {
-    host.processes()
-        .iter()
-        .any(|process| process.command.contains(text))
-}
-
-/// Waits until this many lines of output have come.
-#[track_caller]
-fn wait_for_lines(run: &Running, count: usize) {
-    let mut shown = String::new();
-    let has_come = crate::hosts::holds_within(crate::support::LIMIT, || {
-        shown = run.stdout();
-        shown.lines().count() >= count
-    });
-    assert!(has_come, "{shown}{}", run.stderr());
-}
-
 /// Starts a run whose commands cannot be ended politely, on all hosts.
 fn stubborn(hosts: &Hosts, options: &[&str]) -> Running {
-    let arguments = all(hosts, &[options, &["-C", STUBBORN]].concat());
+    let arguments = on_all(hosts, &[options, &["-C", STUBBORN]].concat());
     let run = orgalorg(hosts, arguments).spawn();
-    wait_for_lines(&run, hosts.len());
+    run.wait_for_lines(hosts.len());
     run
 }
 
@@ -100,10 +77,6 @@ fn hold(hosts: &Hosts, arguments: Vec<String>) -> Running {
         run.stderr().contains("waiting for interrupt...")
     });
     run
-}
-
-fn end_of(run: &mut Running) -> bool {
-    run.child.try_wait().expect("a child").is_some()
 }
 
 #[track_caller]
@@ -123,12 +96,12 @@ fn of_two_runs_that_start_together_exactly_one_wins() {
     let hosts = Hosts::start(3);
     for round in 0..50 {
         let command = format!("while [ ! -e /tmp/go{round} ]; do sleep 0.02; done; echo won");
-        let start = || orgalorg(&hosts, all(&hosts, &["-C", &command])).spawn();
-        let (mut first, mut second) = (start(), start());
+        let start = || orgalorg(&hosts, on_all(&hosts, &["-C", &command])).spawn();
+        let (first, second) = (start(), start());
         wait_until("one of the two to end", crate::support::LIMIT, || {
-            end_of(&mut first) || end_of(&mut second)
+            first.has_ended() || second.has_ended()
         });
-        let (loser, winner) = if end_of(&mut first) {
+        let (loser, winner) = if first.has_ended() {
             (first, second)
         } else {
             (second, first)
@@ -150,7 +123,7 @@ fn with_lock_wait_both_runs_get_through_one_after_the_other() {
     let command = "echo begin >>/tmp/log; sleep 0.1; echo end >>/tmp/log";
     for _ in 0..4 {
         // One of them has its targets in another order.
-        let straight = all(&hosts, &["--lock-wait", "50s", "-C", command]);
+        let straight = on_all(&hosts, &["--lock-wait", "50s", "-C", command]);
         let backwards: Vec<&str> = ["web3", "web2", "web1"]
             .iter()
             .flat_map(|name| ["-o", name])
@@ -175,7 +148,7 @@ fn with_lock_wait_both_runs_get_through_one_after_the_other() {
 fn lock_wait_gives_up_in_time_and_frees_what_it_had() {
     let hosts = Hosts::start(2);
     let holder = hold(&hosts, vec!["-o".into(), "web2".into(), "-L".into()]);
-    let waiting = all(&hosts, &["--lock-wait", "1s", "-C", "true"]);
+    let waiting = on_all(&hosts, &["--lock-wait", "1s", "-C", "true"]);
     let waiting = orgalorg(&hosts, waiting).run().code(4);
     assert_refused(&waiting);
     let waiting = waiting.says("waiting for the lock").says("[root@web2:22]");
@@ -184,12 +157,12 @@ fn lock_wait_gives_up_in_time_and_frees_what_it_had() {
     assert!(waiting.elapsed >= Duration::from_secs(1));
     assert_free(&hosts[0]);
     // Where locks are optional it goes on then.
-    let waiting = all(&hosts, &["-t", "--lock-wait", "1s", "-C", "hostname"]);
+    let waiting = on_all(&hosts, &["-t", "--lock-wait", "1s", "-C", "hostname"]);
     let waiting = orgalorg(&hosts, waiting).run().code(0);
     assert_eq!(waiting.sorted(), ["web1 web1", "web2 web2"]);
     assert!(waiting.elapsed >= Duration::from_secs(1));
     // Interrupted while it waits.
-    let waiting = all(&hosts, &["--lock-wait", "50s", "-C", "true"]);
+    let waiting = on_all(&hosts, &["--lock-wait", "50s", "-C", "true"]);
     let waiting = orgalorg(&hosts, waiting).spawn();
     wait_until("it to wait", crate::support::LIMIT, || {
         waiting.stderr().contains("waiting for the lock")
@@ -205,23 +178,23 @@ fn lock_wait_gives_up_in_time_and_frees_what_it_had() {
 fn a_host_that_is_locked_keeps_the_command_from_all() {
     let hosts = Hosts::start(3);
     let holder = hold(&hosts, vec!["-o".into(), "web2".into(), "-L".into()]);
-    let refused = orgalorg(&hosts, all(&hosts, &["-C", "touch /tmp/ran"])).run();
+    let refused = orgalorg(&hosts, on_all(&hosts, &["-C", "touch /tmp/ran"])).run();
     assert_refused(&refused.code(4).says("[root@web2:22]"));
     for host in &hosts {
-        assert!(!host.run("test -e /tmp/ran").status.success());
+        assert!(!host.has_file("/tmp/ran"));
     }
     for host in [&hosts[0], &hosts[2]] {
         wait_until_empty(host, ENDING);
     }
     // -t makes it a warning, -y does not even try.
-    let warned = orgalorg(&hosts, all(&hosts, &["-t", "-C", "echo ran"])).run();
+    let warned = orgalorg(&hosts, on_all(&hosts, &["-t", "-C", "echo ran"])).run();
     let warned = warned.code(0);
     assert_refused(&warned);
     assert!(warned.stderr().contains("[WARN]"), "{}", warned.stderr());
     assert_eq!(warned.sorted(), ["web1 ran", "web2 ran", "web3 ran"]);
     let unlocked = orgalorg(
         &hosts,
-        all(&hosts, &["-y", "-C", "flock -n / echo free || echo held"]),
+        on_all(&hosts, &["-y", "-C", "flock -n / echo free || echo held"]),
     );
     let unlocked = unlocked.run().ok();
     assert_eq!(unlocked.sorted(), ["web1 free", "web2 held", "web3 free"]);
@@ -239,7 +212,7 @@ fn a_killed_client_leaves_no_command_and_no_lock_that_is_free_before() {
     run.signal("KILL");
     wait_until("the lock to be free", AFTER_LEASE, || {
         let free = is_free(host, "/");
-        assert!(!(free && runs(host, "sleep 86399")), "free before the end");
+        assert!(!(free && host.runs("sleep 86399")), "free before the end");
         free
     });
     run.finish();
@@ -264,7 +237,7 @@ fn a_client_that_is_ended_while_its_command_starts_leaves_none() {
         let arguments = [targets, &shell, &["-C", command]].concat();
         let run = orgalorg(&hosts, arguments).spawn();
         wait_until("the locks to be held", crate::support::LIMIT, || {
-            hosts.iter().any(|host| runs(host, "orgalorg-guard"))
+            hosts.iter().any(|host| host.runs("orgalorg-guard"))
         });
         // Here it is the moment that counts.
         thread::sleep(Duration::from_millis(round * 3));
@@ -305,8 +278,8 @@ fn an_interrupted_run_leaves_nothing_and_names_the_unfinished() {
     }
     // Those that end when asked to are not waited for.
     let polite = "trap 'echo bye; exit' TERM; echo up; while :; do sleep 0.1; done";
-    let run = orgalorg(&hosts, all(&hosts, &["-C", polite])).spawn();
-    wait_for_lines(&run, 2);
+    let run = orgalorg(&hosts, on_all(&hosts, &["-C", polite])).spawn();
+    run.wait_for_lines(2);
     let signalled = Instant::now();
     run.signal("INT");
     let finished = run.finish_within(ENDING).killed_by(SIGINT);
@@ -318,7 +291,7 @@ fn an_interrupted_run_leaves_nothing_and_names_the_unfinished() {
 #[test]
 fn an_interrupted_run_leaves_nothing_on_many_hosts() {
     let hosts = Hosts::start(64);
-    let holder = hold(&hosts, all(&hosts, &["-L"]));
+    let holder = hold(&hosts, on_all(&hosts, &["-L"]));
     holder.signal("INT");
     holder.finish_within(ENDING).killed_by(SIGINT);
     for host in &hosts {
@@ -347,8 +320,8 @@ fn under_sudo_an_interrupted_run_leaves_nothing() {
     );
     let arguments = ["-u", "ops", "-x", "-C", STUBBORN];
     for signal in ["INT", "KILL"] {
-        let run = orgalorg(&hosts, all(&hosts, &arguments)).spawn();
-        wait_for_lines(&run, 2);
+        let run = orgalorg(&hosts, on_all(&hosts, &arguments)).spawn();
+        run.wait_for_lines(2);
         for host in &hosts {
             assert!(!is_free(host, "/"));
         }
@@ -408,7 +381,7 @@ fn a_closed_stdout_ends_the_commands() {
     // Its shell would tell of a sleep that was killed before it.
     let command =
         "exec 2>/dev/null; trap '' HUP TERM PIPE; while :; do echo line; sleep 0.05; done";
-    let mut run = orgalorg(&hosts, all(&hosts, &["-C", command]))
+    let mut run = orgalorg(&hosts, on_all(&hosts, &["-C", command]))
         .into_command()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -439,7 +412,7 @@ fn a_frozen_client_finds_its_lock_gone_when_it_wakes() {
     wait_until(
         "the commands to end without the client",
         AFTER_LEASE,
-        || !runs(&hosts[0], "sleep 86399"),
+        || !hosts[0].runs("sleep 86399"),
     );
     wait_until("the lock to be free", ENDING, || is_free(&hosts[0], "/"));
     run.signal("CONT");
@@ -468,7 +441,7 @@ fn ctrl_c_on_a_terminal_leaves_it_in_order_and_nothing_on_the_hosts() {
         // Prefixes are coloured.
         let mut terminal = orgalorg(
             &hosts,
-            all(&hosts, &[&["--color", "never"], arguments].concat()),
+            on_all(&hosts, &[&["--color", "never"], arguments].concat()),
         )
         .on_terminal(|_| ());
         terminal.expect(shown);
@@ -487,7 +460,7 @@ fn ctrl_c_on_a_terminal_leaves_it_in_order_and_nothing_on_the_hosts() {
 fn ctrl_c_on_a_terminal_ends_a_run_that_still_connects() {
     let hosts = Hosts::start(2);
     hosts[1].freeze();
-    let terminal = orgalorg(&hosts, all(&hosts, &["-c", "60s", "-C", "true"]));
+    let terminal = orgalorg(&hosts, on_all(&hosts, &["-c", "60s", "-C", "true"]));
     let mut terminal = terminal.on_terminal(|_| ());
     terminal.expect("still connecting to address after 2s: [root@web2:22]");
     terminal.type_in("\x03");
@@ -507,13 +480,15 @@ fn ctrl_c_on_a_terminal_ends_a_run_that_still_connects() {
 #[test]
 fn lock_mode_says_so_holds_and_sleeps() {
     let hosts = Hosts::start(2);
-    let holder = hold(&hosts, all(&hosts, &["-L"]));
+    let holder = hold(&hosts, on_all(&hosts, &["-L"]));
     let warning = "[WARN] -L|--lock was passed, waiting for interrupt...\n";
     let said = holder.stderr();
     assert!(said.ends_with(&format!(" {warning}")), "{said:?}");
-    let second = orgalorg(&hosts, all(&hosts, &["-C", "true"])).run().code(4);
+    let second = orgalorg(&hosts, on_all(&hosts, &["-C", "true"]))
+        .run()
+        .code(4);
     assert_refused(&second);
-    let second = orgalorg(&hosts, all(&hosts, &["-L"])).run().code(4);
+    let second = orgalorg(&hosts, on_all(&hosts, &["-L"])).run().code(4);
     assert_refused(&second);
     let used = || {
         let stat = fs::read_to_string(format!("/proc/{}/stat", holder.child.id())).unwrap();
@@ -536,7 +511,7 @@ fn lock_mode_says_so_holds_and_sleeps() {
 #[test]
 fn lock_mode_ends_when_a_host_is_lost() {
     let hosts = Hosts::start(2);
-    let holder = hold(&hosts, all(&hosts, &["-j", "1000", "-L"]));
+    let holder = hold(&hosts, on_all(&hosts, &["-j", "1000", "-L"]));
     hosts[0].cut();
     let finished = holder.finish_within(AFTER_LEASE).code(5);
     finished
@@ -574,7 +549,7 @@ fn a_lock_holder_that_is_frozen_alone_ends_the_run_everywhere() {
         .says("[ERROR] [root@web2:22] heartbeat failed: lock lost")
         .says("the connection is there, but the lock holder on the host has not answered");
     for host in &hosts {
-        assert!(!runs(host, "sleep 86399"), "{}", host.name());
+        assert!(!host.runs("sleep 86399"), "{}", host.name());
         assert_free(host);
         wait_until_empty(host, ENDING);
     }
@@ -605,7 +580,7 @@ fn a_killed_lock_holder_ends_the_run_everywhere() {
         .says("[ERROR] [root@web2:22] heartbeat failed: lock lost")
         .says("the lock holder on the host has ended");
     for host in &hosts {
-        assert!(!runs(host, "sleep 86399"), "{}", host.name());
+        assert!(!host.runs("sleep 86399"), "{}", host.name());
         assert_free(host);
         // The watchdog would sleep for a while.
         wait_until_empty(host, Duration::from_secs(3));
@@ -616,8 +591,8 @@ fn a_killed_lock_holder_ends_the_run_everywhere() {
 fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
     let hosts = Hosts::start(2);
     let command = "echo up; while [ ! -e /tmp/go ]; do sleep 0.05; done; echo done";
-    let run = orgalorg(&hosts, all(&hosts, &["-t", "-C", command])).spawn();
-    wait_for_lines(&run, 2);
+    let run = orgalorg(&hosts, on_all(&hosts, &["-t", "-C", command])).spawn();
+    run.wait_for_lines(2);
     assert!(hosts[1].kill_matching("orgalorg-guard") > 0);
     wait_until("the loss to be noticed", ENDING, || {
         run.stderr()
@@ -638,9 +613,9 @@ fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
         gone.elapsed()
     );
     // Without a guard the commands can be ended all the same.
-    let arguments = all(&hosts, &["-t", "-C", STUBBORN]);
+    let arguments = on_all(&hosts, &["-t", "-C", STUBBORN]);
     let run = orgalorg(&hosts, arguments).spawn();
-    wait_for_lines(&run, 2);
+    run.wait_for_lines(2);
     assert!(hosts[1].kill_matching("orgalorg-guard") > 0);
     wait_until("the loss to be noticed", ENDING, || {
         run.stderr()
@@ -649,7 +624,7 @@ fn a_killed_lock_holder_is_a_warning_where_locks_are_optional() {
     run.signal("INT");
     run.finish_within(ENDING).killed_by(SIGINT);
     for host in &hosts {
-        assert!(!runs(host, STUBBORN), "{}", host.name());
+        assert!(!host.runs(STUBBORN), "{}", host.name());
         wait_until_empty(host, ENDING);
     }
 }
@@ -697,15 +672,15 @@ fn a_frozen_host_and_a_cut_wire_are_lost_and_the_others_go_on() {
         "[ $(hostname) = web3 ] || {{ {STUBBORN}; }}; echo up; \
          while [ ! -e /tmp/go ]; do sleep 0.05; done; echo done"
     );
-    let run = orgalorg(&hosts, all(&hosts, &["-j", "2000", "-C", &command])).spawn();
-    wait_for_lines(&run, 3);
+    let run = orgalorg(&hosts, on_all(&hosts, &["-j", "2000", "-C", &command])).spawn();
+    run.wait_for_lines(3);
     hosts[0].freeze();
     hosts[1].cut();
     // They are noticed while the run goes on.
     wait_until("both losses to be said", AFTER_LEASE, || {
         run.stderr().matches("heartbeat failed").count() >= 2
     });
-    assert!(runs(&hosts[2], "/tmp/go"));
+    assert!(hosts[2].runs("/tmp/go"));
     hosts[2].write_file("/tmp/go", "", 0o644);
     let finished = run.finish_within(AFTER_LEASE).code(3);
     assert!(finished.stdout().contains("web3 done\n"));
@@ -729,8 +704,8 @@ fn a_frozen_host_and_a_cut_wire_are_lost_and_the_others_go_on() {
 fn a_lost_host_in_a_long_run_leaves_the_other_fifteen_alone() {
     let hosts = Hosts::start(16);
     let command = "echo up; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo ran";
-    let run = orgalorg(&hosts, all(&hosts, &["-j", "2000", "-C", command])).spawn();
-    wait_for_lines(&run, 16);
+    let run = orgalorg(&hosts, on_all(&hosts, &["-j", "2000", "-C", command])).spawn();
+    run.wait_for_lines(16);
     // Without a word, as when the power fails.
     hosts[6].kill();
     wait_until("the loss to be noticed", crate::support::LIMIT, || {
@@ -761,7 +736,7 @@ fn a_run_ends_when_all_wires_are_cut_and_so_do_its_commands() {
     for host in &hosts {
         wait_until("the commands to end", AFTER_LEASE, || {
             let free = is_free(host, "/");
-            let running = runs(host, "sleep 86399");
+            let running = host.runs("sleep 86399");
             assert!(!free || !running, "free before the end");
             free
         });
@@ -777,7 +752,7 @@ fn a_slow_wire_full_of_input_loses_no_heartbeat() {
     // A heartbeat every 4.8 s, each of which has a second of input before it in
     // our own queue, and some more in the router's.
     let arguments = ["-j", "6000", "-i", input.to_str().unwrap(), "-C", "wc -c"];
-    let finished = orgalorg(&hosts, all(&hosts, &arguments)).run().ok();
+    let finished = orgalorg(&hosts, on_all(&hosts, &arguments)).run().ok();
     assert_eq!(finished.stdout(), "web1 1572864\n");
     assert!(finished.elapsed > Duration::from_secs(8), "it was not slow");
 }
@@ -810,7 +785,7 @@ fn targets_that_are_one_machine_share_its_lock() {
     let command = "[ $(id -un) = ops ] && { trap '' TERM HUP; sleep 86399; }; true";
     let run = orgalorg(&hosts, [&targets[..], &["-C", command]].concat()).spawn();
     wait_until("the last command", crate::support::LIMIT, || {
-        runs(&hosts[0], "sleep 86399")
+        hosts[0].runs("sleep 86399")
     });
     assert!(!is_free(&hosts[0], "/"));
     run.signal("TERM");
@@ -938,7 +913,9 @@ fn hosts_with_other_shells_and_tools_are_locked_and_cleaned_too() {
         for host in &hosts {
             assert!(!is_free(host, "/"));
         }
-        let second = orgalorg(&hosts, all(&hosts, &["-C", "true"])).run().code(4);
+        let second = orgalorg(&hosts, on_all(&hosts, &["-C", "true"]))
+            .run()
+            .code(4);
         assert_refused(&second);
         run.signal(signal);
         run.finish_within(ENDING);
@@ -953,12 +930,14 @@ fn hosts_with_other_shells_and_tools_are_locked_and_cleaned_too() {
 fn a_host_without_flock_is_told_how_to_go_on() {
     let hosts = Hosts::start(1);
     hosts[0].remove_program("flock");
-    let refused = orgalorg(&hosts, all(&hosts, &["-C", "true"])).run().code(4);
+    let refused = orgalorg(&hosts, on_all(&hosts, &["-C", "true"]))
+        .run()
+        .code(4);
     refused
         .says("[root@web1:22] can't acquire lock")
         .says("no flock(1)")
         .says("-y");
-    orgalorg(&hosts, all(&hosts, &["-y", "-C", "true"]))
+    orgalorg(&hosts, on_all(&hosts, &["-y", "-C", "true"]))
         .run()
         .ok();
     let run = stubborn(&hosts, &["-y"]);
@@ -982,7 +961,7 @@ fn a_command_that_takes_all_processes_of_its_user_is_ended_too() {
                    2>/dev/null; echo up; read x </tmp/never";
     let shell = ["-o", "guest@web1", "-j", "1000", "--shell", "dash -c '{}'"];
     let run = orgalorg(&hosts, [&shell[..], &["-C", command]].concat()).spawn();
-    wait_for_lines(&run, 1);
+    run.wait_for_lines(1);
     // Not even a heartbeat can have a process.
     thread::sleep(Duration::from_secs(2));
     assert!(!is_free(host, "/"), "{}", run.stderr());
@@ -996,13 +975,15 @@ fn a_daemon_that_was_left_on_purpose_lives_on() {
     let hosts = Hosts::start(1);
     let command = "setsid sleep 86391 </dev/null >/dev/null 2>&1 & \
                    nohup sleep 86392 </dev/null >/dev/null 2>&1 & echo started";
-    let finished = orgalorg(&hosts, all(&hosts, &["-C", command])).run().ok();
+    let finished = orgalorg(&hosts, on_all(&hosts, &["-C", command]))
+        .run()
+        .ok();
     assert_eq!(finished.stdout(), "web1 started\n");
     assert_free(&hosts[0]);
     wait_until("only the daemons to be left", ENDING, || {
         guests(&hosts[0]).len() == 2
     });
-    assert!(runs(&hosts[0], "sleep 86391") && runs(&hosts[0], "sleep 86392"));
+    assert!(hosts[0].runs("sleep 86391") && hosts[0].runs("sleep 86392"));
 }
 
 #[test]
@@ -1010,13 +991,13 @@ fn a_timeout_ends_the_command_on_the_host_and_keeps_the_lock() {
     let hosts = Hosts::start(2);
     // web1's ends at once when it is told to, web2's has to be killed later.
     let command = format!("[ $(hostname) = web1 ] || {{ {STUBBORN}; }}; echo up; exec sleep 86398");
-    let run = orgalorg(&hosts, all(&hosts, &["--timeout", "1s", "-C", &command])).spawn();
-    wait_for_lines(&run, 2);
+    let run = orgalorg(&hosts, on_all(&hosts, &["--timeout", "1s", "-C", &command])).spawn();
+    run.wait_for_lines(2);
     wait_until("the end of the command", ENDING, || {
-        !runs(&hosts[0], "sleep 86398")
+        !hosts[0].runs("sleep 86398")
     });
     let is_free = is_free(&hosts[0], "/");
-    assert!(runs(&hosts[1], "sleep 86399"), "this took too long to tell");
+    assert!(hosts[1].runs("sleep 86399"), "this took too long to tell");
     assert!(!is_free, "freed before all were done");
     let finished = run.finish_within(ENDING).code(1);
     finished.says("timeout: longer than 1s (2 nodes): web[1-2]");
@@ -1033,15 +1014,15 @@ fn fail_fast_ends_the_others() {
         "if [ $(hostname) = web1 ]; then {STUBBORN}; fi; \
          while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 7"
     );
-    let run = orgalorg(&hosts, all(&hosts, &["--fail-fast", "-C", &command])).spawn();
-    wait_for_lines(&run, 1);
+    let run = orgalorg(&hosts, on_all(&hosts, &["--fail-fast", "-C", &command])).spawn();
+    run.wait_for_lines(1);
     hosts[1].write_file("/tmp/go", "", 0o644);
     let finished = run.finish_within(ENDING).code(1);
     finished
         .says("code 7 (1 node): web2")
         .says("not finished (1 node): web1");
     for host in &hosts {
-        assert!(!runs(host, "sleep 86399"));
+        assert!(!host.runs("sleep 86399"));
         assert_free(host);
         wait_until_empty(host, ENDING);
     }

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use crate::hosts::{Hosts, wait_until};
-use crate::support::{LIMIT, orgalorg, peak_memory, program, targets};
-use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use crate::support::said::without_slowness;
+use crate::support::{LIMIT, orgalorg, peak_memory, program, targets, wait_for_end};
 
 /// Hosts for all tests that do nothing to them.
 static HOSTS: LazyLock<Hosts> = LazyLock::new(|| Hosts::start(3));
@@ -48,20 +48,11 @@ fn numbered(word: &str, count: usize) -> String {
         .collect()
 }
 
-/// Waits for a child, which must not take for ever.
+/// How a child ends.
 #[track_caller]
 fn end_of(child: &mut Child) -> ExitStatus {
-    let mut status = None;
-    let deadline = Instant::now() + LIMIT;
-    while status.is_none() {
-        status = child.try_wait().expect("a child can be waited for");
-        if Instant::now() > deadline {
-            let _ = child.kill();
-            panic!("orgalorg did not end");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    status.expect("the loop has ended")
+    wait_for_end(child);
+    child.wait().expect("a child can be waited for")
 }
 
 /// CPU time that a process has used so far, also when it has just ended.
@@ -78,19 +69,9 @@ fn cpu_time(pid: u32) -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// Waits for the end of a child, but leaves it to be asked for its CPU time.
-fn wait_for_end(child: &Child) {
-    let pid = Pid::from_child(child);
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
-    wait_until("the end of orgalorg", LIMIT, || {
-        let status = waitid(WaitId::Pid(pid), options);
-        status.expect("a child can be waited for").is_some()
-    });
-}
-
 /// What a run over so many hosts may use, in KiB, when they flood it.
-fn memory_limit(hosts: usize) -> usize {
-    20 * 1024 + 512 * hosts
+fn memory_limit(hosts: usize) -> u64 {
+    20 * 1024 + 512 * hosts as u64
 }
 
 /// The program with a pipe as its stdout that is read only as the test does.
@@ -106,7 +87,7 @@ fn stderr_of(child: &mut Child) -> String {
     let mut text = String::new();
     let mut stderr = child.stderr.take().expect("stderr is a pipe");
     stderr.read_to_string(&mut text).expect("stderr is UTF-8");
-    text
+    without_slowness(&text)
 }
 
 /// What a host says beside what its sshd says that logs for a test.
@@ -681,7 +662,7 @@ fn a_run_that_waits_uses_no_cpu() {
 }
 
 /// Reads all output of a run, and tells how much memory that took, in KiB.
-fn read_to_end(child: &Child, reader: &mut PipeReader) -> (Vec<u8>, usize) {
+fn read_to_end(child: &Child, reader: &mut PipeReader) -> (Vec<u8>, u64) {
     let mut memory = 0;
     let mut output = Vec::new();
     let mut buffer = vec![0; 1 << 18];
@@ -775,7 +756,7 @@ fn sixty_four_hosts_at_once_are_complete_in_bounded_memory() {
                   read go </tmp/wait; echo end";
     let (mut child, mut reader) = with_unread_stdout(&hosts, &on(&hosts, COUNT, &["-C", script]));
     wait_until("all hosts to be in the middle of a line", LIMIT, || {
-        let waits = |host: &crate::hosts::Host| host.run("test -p /tmp/wait").status.success();
+        let waits = |host: &crate::hosts::Host| host.has_file("/tmp/wait");
         hosts.iter().all(waits)
     });
     for host in &hosts {

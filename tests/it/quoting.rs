@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::Instant;
 
@@ -73,11 +73,24 @@ fn remote_code(finished: &Finished) -> i32 {
     })
 }
 
+/// What a real ssh makes of these words. Its runs share a connection for each user,
+/// because a login takes most of their time.
+fn over_ssh(user: &str, words: &[OsString]) -> Output {
+    let socket = HOSTS.dir().join("ssh-%r");
+    let mut ssh = HOSTS.client("ssh");
+    ssh.args(HOSTS.ssh_args())
+        .args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-S"])
+        .arg(socket)
+        .arg(format!("{user}@{}", web1().name()))
+        .arg("--")
+        .args(words)
+        .stdin(Stdio::null());
+    ssh.output().expect("ssh can be started")
+}
+
 /// Checks that `orgalorg -C` does with these words what `ssh` does.
 fn check_against_ssh(user: &str, words: &[OsString]) {
-    let mut ssh = HOSTS.ssh(user, web1());
-    ssh.arg("--").args(words).stdin(Stdio::null());
-    let theirs = ssh.output().expect("ssh can be started");
+    let theirs = over_ssh(user, words);
     let first = ["-C", "--"].map(OsString::from);
     let ours = quietly(&format!("{user}@web1"), first.iter().chain(words)).run();
     let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
@@ -217,6 +230,8 @@ const COMMAND_LINES: &[&[&[u8]]] = &[
 
 #[test]
 fn every_command_line_does_what_it_does_under_ssh() {
+    // The first one makes the connection.
+    assert!(over_ssh("ops", &words(&[b"true"])).status.success());
     // Two at a time, for most of the time it is waited.
     std::thread::scope(|scope| {
         for half in COMMAND_LINES.chunks(COMMAND_LINES.len().div_ceil(2)) {

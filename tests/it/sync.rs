@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, pipe};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::hosts::{Host, Hosts, wait_until};
-use crate::support::{Finished, LIMIT, furnish_home, login, orgalorg, targets};
+use crate::support::{Finished, LIMIT, file_in_home, furnish_home, login, on_all, orgalorg};
 
 /// Hosts for all tests that leave nothing on them that others would notice. They
 /// run at the same time, so they do not lock.
@@ -58,15 +58,32 @@ while [ $phase -le 20 ]; do
 done
 "#;
 
+/// The same for many hosts: a shell reads byte by byte. It waits as often.
+const PHASES_IN_PERL: &str = r#"
+use strict; use warnings; $| = 1;
+my ($prefix, $nodes) = ("", 0);
+while (<STDIN>) {
+    ($prefix, my $word) = split;
+    $nodes++ if $word eq "NODE";
+    last if $word eq "START";
+}
+for my $phase (1 .. 20) {
+    select undef, undef, undef, rand 0.1 if rand 4 < 1;
+    print "$prefix SYNC phase $phase\r\n";
+    my $heard = "";
+    for (1 .. $nodes) {
+        my ($tag, $word, $node, $description) = split / /, scalar(<STDIN>), 4;
+        chomp $description;
+        die "not now: $description" if "$tag $word $description" ne "$prefix SYNC phase $phase";
+        $heard .= "$node $description\n";
+    }
+    print $heard;
+}
+"#;
+
 /// Arguments for all hosts, at once with other tests.
 fn all(arguments: &[&str]) -> Vec<String> {
-    on(&HOSTS, &[&["-y"], arguments].concat())
-}
-
-/// Arguments for all hosts.
-fn on(hosts: &Hosts, arguments: &[&str]) -> Vec<String> {
-    let own = arguments.iter().map(|&argument| argument.to_owned());
-    targets(hosts).into_iter().chain(own).collect()
+    on_all(&HOSTS, &[&["-y"], arguments].concat())
 }
 
 /// Runs a tool on all hosts, without files.
@@ -98,25 +115,13 @@ fn in_unison(hosts: &Hosts, run: &Finished) -> Vec<String> {
     lines
 }
 
-/// A file in the client's home, with a name that no other test uses.
-fn local_file(hosts: &Hosts, name: &str, content: &str) -> PathBuf {
-    let path = hosts.home().join(name);
-    fs::create_dir_all(path.parent().expect("below home")).expect("ours");
-    fs::write(&path, content).expect("ours");
-    path
-}
-
 fn text_of(host: &Host, path: &Path) -> String {
     String::from_utf8(host.read_file(path)).expect("the test's own text")
 }
 
-fn exists(host: &Host, path: &str) -> bool {
-    host.run(&format!("[ -e '{path}' ]")).status.success()
-}
-
 #[track_caller]
 fn wait_for_file(host: &Host, path: &str) {
-    wait_until(path, LIMIT, || exists(host, path));
+    wait_until(path, LIMIT, || host.has_file(path));
 }
 
 // ---- the protocol
@@ -268,8 +273,8 @@ fn a_tool_that_echoes_what_it_reads_starts_no_storm() {
 
 #[test]
 fn tools_in_sh_python_and_perl_understand_each_other() {
-    local_file(&HOSTS, "languages/tool.sh", &format!("{HEAD}{PHASES}"));
-    local_file(
+    file_in_home(&HOSTS, "languages/tool.sh", &format!("{HEAD}{PHASES}"));
+    file_in_home(
         &HOSTS,
         "languages/tool.py",
         r#"
@@ -289,28 +294,7 @@ for phase in range(1, 21):
         print(node, description, flush=True)
 "#,
     );
-    local_file(
-        &HOSTS,
-        "languages/tool.pl",
-        r#"
-use strict; use warnings; $| = 1;
-my ($prefix, $nodes) = ("", 0);
-while (<STDIN>) {
-    ($prefix, my $word) = split;
-    $nodes++ if $word eq "NODE";
-    last if $word eq "START";
-}
-for my $phase (1 .. 20) {
-    print "$prefix SYNC phase $phase\r\n";
-    for (1 .. $nodes) {
-        my (undef, undef, $node, $description) = split / /, scalar(<STDIN>), 4;
-        chomp $description;
-        die $description if $description ne "phase $phase";
-        print "$node $description\n";
-    }
-}
-"#,
-    );
+    file_in_home(&HOSTS, "languages/tool.pl", PHASES_IN_PERL);
     let tool =
         "cd languages; case $(hostname) in web1) sh=bash ;; web2) sh=python3 ;; *) sh=perl ;; esac
                 set -- tool.sh tool.py tool.pl; n=$(hostname | tr -dc 0-9); exec $sh ${!n}";
@@ -323,11 +307,12 @@ for my $phase (1 .. 20) {
 #[test]
 fn many_tools_stay_in_step_and_hear_the_same() {
     // Grouped output holds nobody up either.
-    for (count, options) in [(16, &["-l"][..]), (64, &[])] {
+    let in_shell = format!("{HEAD}{PHASES}");
+    let in_perl = format!("exec perl -e '{PHASES_IN_PERL}'");
+    for (count, options, tool) in [(16, &["-l"][..], in_shell), (64, &[], in_perl)] {
         let hosts = Hosts::start(count);
-        let tool = format!("{HEAD}{PHASES}");
         let run = [options, &["-n", &tool, "-S", "--no-upload"]].concat();
-        let run = on(&hosts, &run);
+        let run = on_all(&hosts, &run);
         let run = orgalorg(&hosts, run).run().ok();
         let lines = in_unison(&hosts, &run);
         assert_eq!(lines.len(), count * 20, "{lines:#?}");
@@ -421,7 +406,7 @@ fn a_tool_that_dies_cancels_the_others_at_end_of_file_or_by_force() {
     let run = run.code(1).says("code 7");
     assert_eq!(run.stdout().matches("] 2\n").count(), 9, "{}", run.stdout());
     for host in &*HOSTS {
-        assert!(!exists(host, "/tmp/dies-passed"));
+        assert!(!host.has_file("/tmp/dies-passed"));
         let left = host.processes();
         assert!(
             left.iter()
@@ -465,7 +450,7 @@ fn a_host_that_is_lost_in_the_middle_is_a_tool_that_has_failed() {
     for (kind, options, code, passed) in [("strict", &["-y"][..], 3, 0), ("loose", &["-w"], 3, 2)] {
         let marker = format!("/tmp/lost-{kind}");
         let arguments = ["-g", &marker, "-g", kind, "-n", &tool, "-S", "--no-upload"];
-        let run = on(&hosts, &[options, &arguments].concat());
+        let run = on_all(&hosts, &[options, &arguments].concat());
         let run = orgalorg(&hosts, run).spawn();
         wait_for_file(&hosts[1], &marker);
         wait_until("the others to be there too", LIMIT, || {
@@ -584,7 +569,7 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
     let (_, rest) = manual.split_once("```sh tool\n").expect("it has a tool");
     let (tool, _) = rest.split_once("```").expect("it ends");
     let hosts = Hosts::start(3);
-    local_file(&hosts, "etc/haproxy/haproxy.cfg", "new\n");
+    file_in_home(&hosts, "etc/haproxy/haproxy.cfg", "new\n");
     for host in &hosts {
         host.install_program("haproxy", "#!/bin/sh\ngrep -q new \"$3\"\n");
         let restart =
@@ -595,7 +580,7 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
         host.write_file("/usr/lib/orgalorg/sync", tool, 0o755);
     }
     let files = ["-e", "-S", "etc/haproxy/haproxy.cfg"];
-    let run = orgalorg(&hosts, on(&hosts, &files)).run().code(0);
+    let run = orgalorg(&hosts, on_all(&hosts, &files)).run().code(0);
     assert!(!run.stderr().contains("has left files"), "{}", run.stderr());
     for (index, (_, lines)) in by_host(&run).into_iter().enumerate() {
         let own = format!("restarted as number {} of 3", index + 1);
@@ -619,10 +604,10 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
     assert_eq!(times.len(), 6);
     assert!(times.is_sorted(), "{times:?}");
 
-    local_file(&hosts, "roll", tool);
+    file_in_home(&hosts, "roll", tool);
     let uploaded = ["-e", "-n", "sh ./roll", "-S", "roll"];
     let uploaded = [&uploaded[..], &["etc/haproxy/haproxy.cfg"]].concat();
-    let run = orgalorg(&hosts, on(&hosts, &uploaded)).run().code(0);
+    let run = orgalorg(&hosts, on_all(&hosts, &uploaded)).run().code(0);
     assert!(!run.stderr().contains("has left files"), "{}", run.stderr());
     assert_eq!(hosts[0].run_ok("ls -A /var/run/orgalorg"), "");
 }
@@ -631,7 +616,7 @@ fn the_tool_of_the_manual_restarts_one_after_the_other() {
 
 #[test]
 fn the_tool_runs_among_the_files_in_a_directory_of_its_own() {
-    local_file(&HOSTS, "rundir/a file", "content");
+    file_in_home(&HOSTS, "rundir/a file", "content");
     let tool = "stat -c '%a %U' .; ls rundir; pwd >/tmp/rundir-$(id -un); \
                 stat -c '%a %U' ..; rm -r \"$PWD\"";
     for (user, place) in [
@@ -661,7 +646,7 @@ fn the_tool_runs_among_the_files_in_a_directory_of_its_own() {
 
 #[test]
 fn a_run_directory_is_never_somebody_elses() {
-    local_file(&HOSTS, "foreign", "content");
+    file_in_home(&HOSTS, "foreign", "content");
     for place in ["mkdir -m 777", "ln -s /home/ops"] {
         HOSTS[0].run_ok(&format!(
             "rm -rf /tmp/orgalorg-carol; {place} /tmp/orgalorg-carol; chown -h ops /tmp/orgalorg-carol"
@@ -677,7 +662,7 @@ fn a_run_directory_is_never_somebody_elses() {
 
 #[test]
 fn what_a_tool_has_left_is_said_once_also_quietly() {
-    local_file(&HOSTS, "left", "content");
+    file_in_home(&HOSTS, "left", "content");
     for options in [&[][..], &["-q"], &["--json"], &["--json", "-q"]] {
         let run = all(&[options, &["-e", "-n", "test -e left", "-S", "left"]].concat());
         let run = orgalorg(&HOSTS, run).run().code(0);
@@ -700,7 +685,7 @@ fn what_a_tool_has_left_is_said_once_also_quietly() {
 
 #[test]
 fn where_no_host_has_a_tool_the_files_are_put_in_place() {
-    let file = local_file(&HOSTS, "placed/deep/placed.conf", "new\n");
+    let file = file_in_home(&HOSTS, "placed/deep/placed.conf", "new\n");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o604)).expect("ours");
     let directory = file.parent().expect("it has one");
     HOSTS[1].run_ok(&format!(
@@ -728,7 +713,7 @@ fn where_no_host_has_a_tool_the_files_are_put_in_place() {
 
 #[test]
 fn what_is_in_the_way_of_a_file_is_left_alone_and_reported() {
-    let file = local_file(&HOSTS, "way/way.conf", "new\n");
+    let file = file_in_home(&HOSTS, "way/way.conf", "new\n");
     let path = file.to_str().expect("UTF-8");
     HOSTS[0].run_ok(&format!("mkdir -p '{path}'; echo precious >'{path}/x'"));
     HOSTS[2].run_ok(&format!(
@@ -754,12 +739,14 @@ fn a_tool_that_only_some_hosts_have_is_an_error_before_any_starts() {
         host.run_ok(&format!("mkdir -p /usr/lib/orgalorg; {link}"));
     };
     install(&hosts[1], "#!/bin/sh\ntouch /tmp/ran\n");
-    let file = local_file(&hosts, "some.conf", "new\n");
+    let file = file_in_home(&hosts, "some.conf", "new\n");
     let path = file.to_str().expect("UTF-8");
-    let run = orgalorg(&hosts, on(&hosts, &["-S", path])).run().code(1);
+    let run = orgalorg(&hosts, on_all(&hosts, &["-S", path]))
+        .run()
+        .code(1);
     run.says("web[1,3]").says("/usr/lib/orgalorg/sync");
     for host in &hosts {
-        assert!(!exists(host, "/tmp/ran") && !exists(host, path));
+        assert!(!host.has_file("/tmp/ran") && !host.has_file(path));
         let left = host.run_ok("[ ! -d /run/orgalorg ] || find /run/orgalorg -name some.conf");
         assert_eq!(left, "", "{}", host.name());
     }
@@ -767,7 +754,7 @@ fn a_tool_that_only_some_hosts_have_is_an_error_before_any_starts() {
     for host in &hosts {
         install(host, "#!/bin/sh\necho \"$# $1\"; rm -r \"$PWD\"\n");
     }
-    let run = orgalorg(&hosts, on(&hosts, &["-g", "a b", "-S", path]))
+    let run = orgalorg(&hosts, on_all(&hosts, &["-g", "a b", "-S", path]))
         .run()
         .code(0);
     assert_eq!(in_unison(&hosts, &run), ["1 a b"]);
@@ -776,7 +763,7 @@ fn a_tool_that_only_some_hosts_have_is_an_error_before_any_starts() {
 #[test]
 fn applied_files_are_in_place_before_the_tool_runs_and_the_directory_goes_after_it() {
     for (user, sudo) in [("root", &[][..]), ("ops", &["-x"])] {
-        let file = local_file(&HOSTS, &format!("applied-{user}/applied.conf"), "new\n");
+        let file = file_in_home(&HOSTS, &format!("applied-{user}/applied.conf"), "new\n");
         let path = file.to_str().expect("UTF-8");
         let names = ["web1", "web2", "web3"].map(|name| login(user, HOSTS.host(name)));
         let tool = format!("cat '{path}' '.{path}'; pwd; id -un");
@@ -793,7 +780,7 @@ fn applied_files_are_in_place_before_the_tool_runs_and_the_directory_goes_after_
             assert_eq!(lines[..2], ["new", "new"], "{name}: {lines:?}");
             assert_eq!(lines[3], "root", "{name}: {lines:?}");
             assert!(
-                !exists(HOSTS.host(&name), &lines[2]),
+                !HOSTS.host(&name).has_file(&lines[2]),
                 "{} is still there",
                 lines[2]
             );
@@ -804,7 +791,7 @@ fn applied_files_are_in_place_before_the_tool_runs_and_the_directory_goes_after_
 
 #[test]
 fn where_files_cannot_be_applied_no_tool_runs() {
-    let file = local_file(&HOSTS, "unapplied.conf", "new\n");
+    let file = file_in_home(&HOSTS, "unapplied.conf", "new\n");
     let path = file.to_str().expect("UTF-8");
     HOSTS[1].run_ok(&format!("mkdir -p '{path}'"));
     let run = all(&["--apply", "-n", "echo ran", "-S", path]);

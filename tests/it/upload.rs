@@ -9,8 +9,6 @@ mod size;
 mod sync;
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
-use std::process::Command;
 
 use crate::hosts::{Host, Hosts};
 use crate::support::{LIMIT, Orgalorg, Running, orgalorg};
@@ -25,31 +23,6 @@ fn run<A: AsRef<OsStr>>(
     let options = options.split_whitespace().map(OsString::from);
     let others = others.into_iter().map(|other| other.as_ref().to_owned());
     orgalorg(hosts, options.chain(others))
-}
-
-/// Runs a script here, in this directory.
-#[track_caller]
-fn shell(directory: &Path, script: &str) -> String {
-    let output = Command::new("bash")
-        .args(["-e", "-c", script])
-        .current_dir(directory)
-        .output()
-        .expect("bash can be run");
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{script}: {stderr}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-/// Whether a file is there.
-fn has_file(host: &Host, path: &str) -> bool {
-    host.run(&format!("test -e '{path}'")).status.success()
-}
-
-fn runs(host: &Host, text: &str) -> bool {
-    let processes = host.processes();
-    processes
-        .iter()
-        .any(|process| process.command.contains(text))
 }
 
 /// Waits until nothing of ours is left on a host: no process, no lock, no run
@@ -89,6 +62,6 @@ fn install_slow_tar(host: &Host, bytes: u64) {
 /// Waits until such a tar has stopped.
 #[track_caller]
 fn wait_for_slow_tar(host: &Host, running: &Running) {
-    let has_come = crate::hosts::holds_within(LIMIT, || has_file(host, "/tmp/at"));
+    let has_come = crate::hosts::holds_within(LIMIT, || host.has_file("/tmp/at"));
     assert!(has_come, "{}", running.stderr());
 }

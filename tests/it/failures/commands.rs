@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use super::{Hosts, arguments, each, has_file, summary, untimed, wait_for_stdout};
-use crate::support::{login, orgalorg, targets};
+use super::Hosts;
+use crate::support::said::{summary, untimed};
+use crate::support::{arguments, each, login, orgalorg, targets};
 
 #[test]
 fn the_summary_groups_hosts_by_what_went_wrong() {
@@ -88,7 +89,7 @@ fn the_first_failure_ends_a_run_under_fail_fast() {
         arguments(&targets(&hosts), &["--fail-fast"], command),
     )
     .spawn();
-    wait_for_stdout(&run, "begun", 3);
+    run.wait_for_stdout("begun", 3);
     hosts[1].write_file("/tmp/go", "", 0o644);
     let finished = run.finish_within(Duration::from_secs(20)).code(1);
     assert_eq!(
@@ -107,7 +108,7 @@ fn a_command_that_closes_its_outputs_is_waited_for() {
     let run = |command: &str| orgalorg(&hosts, arguments(&each(["web1"]), &[], command)).run();
 
     let finished = run("exec >&- 2>&-; sleep 1; touch /tmp/done; exit 7").code(1);
-    assert!(has_file(&hosts[0], "/tmp/done"));
+    assert!(hosts[0].has_file("/tmp/done"));
     assert!(finished.stderr().contains("code 7 (1 node): web1"));
 
     let finished = run("echo one; exec >&-; sleep 0.5; echo two >&2").code(0);

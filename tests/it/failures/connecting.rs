@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Fake, Hosts, arguments, closed_port, each, fake, has_file, untimed};
-use crate::support::{Finished, login, orgalorg, targets};
+use super::{Fake, Hosts, closed_port, fake};
+use crate::support::said::untimed;
+use crate::support::{Finished, arguments, each, login, orgalorg, targets};
 
 /// One host that is well, and one of each kind that is not.
 struct Bad {
@@ -73,7 +74,7 @@ fn all_hosts_are_tried_and_all_that_fail_are_listed_in_one_tree() {
     let finished = run.run().code(3);
 
     assert_eq!(finished.stdout(), "", "nothing is run anywhere");
-    assert!(!has_file(&hosts[0], "/tmp/ran"));
+    assert!(!hosts[0].has_file("/tmp/ran"));
     let mut expected = String::from(
         "[FATAL] connecting to cluster failed\n        └─ connection to 9 of 10 nodes failed\n",
     );
@@ -145,7 +146,7 @@ fn with_w_a_refused_host_key_still_ends_the_run() {
     .code(3)
     .says("host key refused: [root@web1:22]");
     assert_eq!(finished.stdout(), "");
-    assert!(!has_file(&hosts[1], "/tmp/ran"));
+    assert!(!hosts[1].has_file("/tmp/ran"));
 }
 
 #[test]

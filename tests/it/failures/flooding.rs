@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use super::{arguments, each};
 use crate::hosts::{Host, Hosts, holds_within};
-use crate::support::{Finished, Running, orgalorg, peak_memory};
+use crate::support::{Finished, Running, arguments, each, orgalorg, peak_memory};
 
 /// The most memory in KiB that a run over two hosts may use.
-const MEMORY: usize = 40 * 1024;
+const MEMORY: u64 = 40 * 1024;
 
 /// A run with `-c 2000` that gives up a host, on a machine that is busy.
 const SOON: Duration = Duration::from_secs(20);

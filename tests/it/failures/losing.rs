@@ -5,11 +5,10 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
-use super::{
-    Fake, Hosts, arguments, each, fake, has_file, summary, untimed, wait_for_stderr,
-    wait_for_stdout, wait_until,
-};
-use crate::support::{LIMIT, login, orgalorg, targets};
+use super::{Fake, Hosts, fake};
+use crate::hosts::wait_until;
+use crate::support::said::{summary, untimed};
+use crate::support::{LIMIT, arguments, each, login, orgalorg, targets};
 
 /// So much earlier than with the default limits of 60 s, however busy the
 /// machine is.
@@ -21,7 +20,7 @@ fn hosts_that_vanish_are_noticed_and_the_others_go_on_to_the_end() {
     let command = "echo begun; until [ -e /tmp/go ]; do sleep 0.1; done; seq 1 2000; echo end";
     let options = ["-z", "3s", "-a", "2s"];
     let run = orgalorg(&hosts, arguments(&targets(&hosts), &options, command)).spawn();
-    wait_for_stdout(&run, "begun", 6);
+    run.wait_for_stdout("begun", 6);
     hosts[0].kill();
     hosts[1].cut();
     hosts[2].freeze();
@@ -80,7 +79,7 @@ fn a_host_that_takes_no_data_is_lost() {
     let start = |name: &str, options: &[&str]| {
         let options = [&["-i", input, "-j", "2s"], options].concat();
         let run = orgalorg(&hosts, arguments(&each([name]), &options, command)).spawn();
-        wait_for_stdout(&run, "begun", 1);
+        run.wait_for_stdout("begun", 1);
         run
     };
 
@@ -119,12 +118,12 @@ fn a_host_may_be_lost_before_the_others_are_there() {
         .spawn();
         wait_until("a login on web1", LIMIT, || logins() > before);
         // The server's word is on its way to the client.
-        wait_for_stderr(&run, "still connecting to address");
+        run.wait_for_stderr("still connecting to address");
         hosts[0].drop_connections();
         let finished = run.finish_within(SOON).code(code);
         assert_eq!(finished.stdout(), if ran { "web2 web2\n" } else { "" });
-        assert!(!has_file(&hosts[0], "/tmp/ran"));
-        assert_eq!(has_file(&hosts[1], "/tmp/ran"), ran);
+        assert!(!hosts[0].has_file("/tmp/ran"));
+        assert_eq!(hosts[1].has_file("/tmp/ran"), ran);
         let said = untimed(&finished.stderr());
         let lost = "connection lost: [root@web1:22]";
         assert!(said.contains(lost), "{said}");
@@ -148,7 +147,7 @@ fn what_came_before_the_end_of_a_connection_is_printed() {
         .spawn()
         .expect("the program can be started");
     wait_until("the command to have said all", LIMIT, || {
-        has_file(&hosts[0], "/tmp/said")
+        hosts[0].has_file("/tmp/said")
     });
     wait_until("all to have arrived", LIMIT, || unsent(&hosts) == 0);
     hosts[0].drop_connections();
@@ -197,11 +196,13 @@ fn a_session_that_is_killed_at_any_moment_is_never_a_success() {
                     .spawn();
                     // Some before the login, some after it, some in full flow.
                     if round % 2 == 1 {
-                        wait_for_stdout(&run, "begun", 1);
+                        run.wait_for_stdout("begun", 1);
                     }
                     thread::sleep(Duration::from_millis(7 * round + 11 * index as u64));
                     host.drop_connections();
                     let finished = run.finish_within(SOON);
+                    // Its guard has the lock until it has ended what ran.
+                    wait_until("the guard to end", SOON, || !host.runs("orgalorg-guard"));
                     let stdout = finished.stdout();
                     assert!(
                         !finished.stderr().contains("panicked"),
@@ -241,7 +242,7 @@ fn a_client_that_was_suspended_does_not_take_its_hosts_for_dead() {
         arguments(&each(["web1"]), &["-z", "500ms"], command),
     )
     .spawn();
-    wait_for_stdout(&run, "begun", 1);
+    run.wait_for_stdout("begun", 1);
     run.signal("STOP");
     // Longer than it takes to give a silent host up.
     thread::sleep(Duration::from_secs(4));

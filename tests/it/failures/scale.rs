@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Fake, Hosts, arguments, each, fake, untimed};
-use crate::support::{Orgalorg, orgalorg, program};
+use super::{Fake, Hosts, fake};
+use crate::support::said::untimed;
+use crate::support::{Orgalorg, arguments, each, orgalorg, program};
 
 /// Sixteen ways to log in to each host, in no special order.
 fn many(hosts: &Hosts) -> Vec<String> {

@@ -7,10 +7,12 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{
-    Fake, Hosts, arguments, each, fake, untimed, wait_for_stderr, wait_for_stdout, wait_until,
+use super::{Fake, Hosts, fake};
+use crate::hosts::wait_until;
+use crate::support::said::untimed;
+use crate::support::{
+    Finished, LIMIT, Orgalorg, Running, arguments, each, orgalorg, program, signal,
 };
-use crate::support::{Finished, LIMIT, Orgalorg, Running, orgalorg, program, signal};
 
 const SIGHUP: i32 = 1;
 const SIGINT: i32 = 2;
@@ -49,8 +51,8 @@ fn a_signal_ends_a_run_and_then_the_process() {
     let command = "echo begun; [ $(hostname) = web1 ] && sleep 60; exit 4";
     for (name, number) in [("INT", SIGINT), ("TERM", SIGTERM), ("HUP", SIGHUP)] {
         let run = orgalorg(&hosts, arguments(&each(["web1", "web2"]), &["-v"], command)).spawn();
-        wait_for_stdout(&run, "begun", 2);
-        wait_for_stderr(&run, "[root@web2:22] ended");
+        run.wait_for_stdout("begun", 2);
+        run.wait_for_stderr("[root@web2:22] ended");
         let finished = end_by(run, name, number);
         assert_eq!(finished.sorted(), ["web1 begun", "web2 begun"]);
         let said = untimed(&finished.stderr());
@@ -75,7 +77,7 @@ fn a_signal_ends_a_run_that_is_still_connecting() {
     let endless = fake(&hosts, Fake::Repeats("chatter\n"));
     let targets = each(["web1", &silent, &endless]);
     let run = orgalorg(&hosts, arguments(&targets, &["-c", "5m"], "hostname")).spawn();
-    wait_for_stderr(&run, "still connecting");
+    run.wait_for_stderr("still connecting");
     let finished = end_soon_by(run, "INT", SIGINT);
     assert_eq!(finished.stdout(), "");
     let said = untimed(&finished.stderr());
@@ -111,7 +113,7 @@ fn with_endless_look_up(hosts: &Hosts, targets: &[String]) -> Orgalorg {
 fn a_name_that_is_being_looked_up_does_not_hold_up_the_end() {
     let hosts = Hosts::start(1);
     let run = with_endless_look_up(&hosts, &each(["web1"])).spawn();
-    wait_for_stderr(&run, "still connecting to address after 2s: [root@web1:22]");
+    run.wait_for_stderr("still connecting to address after 2s: [root@web1:22]");
     end_soon_by(run, "TERM", SIGTERM).says("not finished (1 node): web1");
 }
 
@@ -272,11 +274,11 @@ fn signals_that_were_ignored_at_the_start_stay_so() {
             *command = shell;
         })
         .spawn();
-    wait_for_stdout(&run, "begun", 1);
+    run.wait_for_stdout("begun", 1);
     run.signal("INT");
     run.signal("HUP");
     hosts[0].write_file("/tmp/go", "", 0o644);
-    wait_for_stdout(&run, "end", 1);
+    run.wait_for_stdout("end", 1);
     let finished = run.finish().ok();
     assert_eq!(finished.stdout(), "web1 begun\nweb1 end\n");
 }

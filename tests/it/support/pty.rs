@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
@@ -14,6 +14,7 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 
 use super::{LIMIT, Orgalorg};
+use crate::hosts::wait_until;
 
 /// A program whose stdin, stdout, stderr and controlling terminal are a
 /// pseudo-terminal that the test reads and types on.
@@ -22,8 +23,10 @@ pub(crate) struct OnTerminal {
     master: File,
     /// Kept open, so that the settings of the terminal can be looked at after
     /// the program has ended.
-    slave: OwnedFd,
+    slave: Option<OwnedFd>,
     screen: Arc<Mutex<Vec<u8>>>,
+    /// Ends when nobody has the terminal open any more.
+    reader: JoinHandle<()>,
 }
 
 impl Orgalorg {
@@ -72,7 +75,7 @@ impl Orgalorg {
         let screen = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&screen);
         let mut source = master.try_clone().expect("dup");
-        thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(read @ 1..) = source.read(&mut buffer) {
                 sink.lock().unwrap().extend_from_slice(&buffer[..read]);
@@ -81,8 +84,9 @@ impl Orgalorg {
         OnTerminal {
             child,
             master,
-            slave,
+            slave: Some(slave),
             screen,
+            reader,
         }
     }
 }
@@ -109,9 +113,10 @@ impl OnTerminal {
 
     /// Makes it as wide as this.
     pub(crate) fn resize(&self, columns: u16) {
-        let mut size = tcgetwinsize(&self.slave).expect("the size can be read");
+        let slave = self.slave.as_ref().expect("it is open until the end");
+        let mut size = tcgetwinsize(slave).expect("the size can be read");
         size.ws_col = columns;
-        tcsetwinsize(&self.slave, size).expect("the size can be set");
+        tcsetwinsize(slave, size).expect("the size can be set");
     }
 
     /// Types something. Ctrl-C is `"\x03"`.
@@ -124,7 +129,8 @@ impl OnTerminal {
     /// Whether the terminal shows what is typed, as it should when nobody asks
     /// for a secret.
     pub(crate) fn echoes(&self) -> bool {
-        let settings = tcgetattr(&self.slave).expect("the settings can be read");
+        let slave = self.slave.as_ref().expect("it is open until the end");
+        let settings = tcgetattr(slave).expect("the settings can be read");
         settings
             .local_modes
             .contains(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG)
@@ -144,13 +150,12 @@ impl OnTerminal {
         let deadline = Instant::now() + LIMIT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                // What the terminal has is read soon, but by another thread.
-                let mut before = usize::MAX;
-                while before != self.screen().len() {
-                    before = self.screen().len();
-                    thread::sleep(Duration::from_millis(30));
-                }
                 assert!(self.echoes(), "the terminal was left in disorder");
+                // With the last one who has it open ends what there is to read.
+                self.slave = None;
+                wait_until("the end of the terminal", LIMIT, || {
+                    self.reader.is_finished()
+                });
                 return (status, self.screen());
             }
             assert!(

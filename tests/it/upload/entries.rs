@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::{run, shell};
+use super::run;
 use crate::hosts::{Host, Hosts};
+use crate::support::shell;
 
 /// Sources with one of everything: `zoo` is for everybody, `links` cannot be
 /// followed, and `devices` cannot be made by everybody.

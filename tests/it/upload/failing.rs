@@ -4,12 +4,9 @@
 use std::fs;
 use std::thread;
 
-use super::{
-    has_file, install_slow_tar, run, run_directories, runs, shell, wait_for_slow_tar,
-    wait_until_clean,
-};
+use super::{install_slow_tar, run, run_directories, wait_for_slow_tar, wait_until_clean};
 use crate::hosts::{Host, Hosts};
-use crate::support::orgalorg_that_may_not_read_everything;
+use crate::support::{orgalorg_that_may_not_read_everything, shell};
 
 /// More than queues and windows hold, so that a tar that stops holds up the
 /// reading of the file.
@@ -38,7 +35,7 @@ fn go(host: &Host) {
 #[track_caller]
 fn assert_not_run(hosts: &Hosts) {
     for host in hosts {
-        assert!(!has_file(host, "/tmp/ran"), "it ran on {}", host.name());
+        assert!(!host.has_file("/tmp/ran"), "it ran on {}", host.name());
         wait_until_clean(host);
     }
 }
@@ -174,7 +171,7 @@ fn places_that_take_no_files() {
             .says("web3 {tar} ");
         assert_eq!(finished.stdout(), "");
         for host in &hosts {
-            assert!(!has_file(host, "/tmp/ran"), "{root}");
+            assert!(!host.has_file("/tmp/ran"), "{root}");
         }
         for host in &hosts.iter().collect::<Vec<_>>()[..2] {
             // Nobody is sent half a file; all or nothing.
@@ -212,7 +209,7 @@ fn hosts_without_the_programs_fail_before_anything_is_sent() {
         let options = format!("-o {target} -e {compress} -r /srv/x");
         let finished = run(&hosts, &options, ["-U", "file"]).run();
         finished.code(1).says("1 out of 2 nodes").says(missing);
-        assert!(!has_file(&hosts[0], "/srv/x/file"), "{missing}");
+        assert!(!hosts[0].has_file("/srv/x/file"), "{missing}");
     }
     let finished = run(
         &hosts,
@@ -221,7 +218,7 @@ fn hosts_without_the_programs_fail_before_anything_is_sent() {
     )
     .run();
     finished.code(1).says("there is no zstd on the host");
-    assert!(has_file(&hosts[0], "/srv/x/file"));
+    assert!(hosts[0].has_file("/srv/x/file"));
 }
 
 // ---- hosts
@@ -234,7 +231,8 @@ fn hosts_that_are_lost_on_the_way() {
     let lose = |part: u64, options: &str, happens: &dyn Fn()| {
         good.run_ok("rm -rf /srv/x /tmp/ran");
         install_slow_tar(bad, SIZE as u64 / 100 * part);
-        let options = format!("-o web[1-2] -j 1000 -e -m -r /srv/x {options}");
+        // Once tar has stopped, this is how long there is for what happens.
+        let options = format!("-o web[1-2] -j 3000 -e -m -r /srv/x {options}");
         let tool = ["-n", "echo ran; echo ran >/tmp/ran", "-S", "file"];
         let running = run(&hosts, &options, tool).spawn();
         wait_for_slow_tar(bad, &running);
@@ -249,7 +247,7 @@ fn hosts_that_are_lost_on_the_way() {
         .says("[root@web2:22] heartbeat failed: lock lost")
         .says("heartbeat failed");
     assert_eq!(finished.stdout(), "");
-    assert!(!has_file(good, "/tmp/ran"));
+    assert!(!good.has_file("/tmp/ran"));
     wait_until_clean(good);
     bad.thaw();
     wait_until_clean(bad);
@@ -258,7 +256,7 @@ fn hosts_that_are_lost_on_the_way() {
     let finished = lose(50, "-y", &|| bad.cut()).code(3);
     let finished = finished.says("[root@web2:22]").says("1 out of 2 nodes");
     assert_eq!(finished.stdout(), "");
-    assert!(!has_file(good, "/tmp/ran") && has_whole_file());
+    assert!(!good.has_file("/tmp/ran") && has_whole_file());
     bad.heal();
     wait_until_clean(bad);
 
@@ -342,7 +340,7 @@ fn a_host_that_does_not_get_ready_is_not_waited_for() {
         .code(1)
         .says("1 out of 2 nodes")
         .says("the host has not got ready for it for 1s");
-    assert!(!has_file(&hosts[0], "/srv/x/file"));
+    assert!(!hosts[0].has_file("/srv/x/file"));
     for host in &hosts {
         wait_until_clean(host);
     }
@@ -361,7 +359,7 @@ fn an_end_in_the_middle_leaves_nothing_behind() {
             let options = run(&hosts, &options, ["-n", TOOL, "-S", "file"]);
             let running = options.spawn();
             wait_for_slow_tar(&hosts[0], &running);
-            assert!(runs(&hosts[0], "real-tar"));
+            assert!(hosts[0].runs("real-tar"));
             assert_ne!(run_directories(&hosts[0]), "");
             running.signal(signal);
             let finished = running.finish();

@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use super::{has_file, install_slow_tar, run, wait_until_clean};
+use super::{install_slow_tar, run, wait_until_clean};
 use crate::hosts::{Host, Hosts, wait_until};
 use crate::support::{Finished, LIMIT, Running};
 
@@ -25,7 +25,7 @@ fn install_hanging_cp(host: &Host) {
 
 /// Waits until one host hangs and others are done, as far as can be seen.
 fn wait_for_hanging(hosts: &Hosts) {
-    wait_until("it to hang", LIMIT, || has_file(&hosts[0], "/tmp/at"));
+    wait_until("it to hang", LIMIT, || hosts[0].has_file("/tmp/at"));
     thread::sleep(Duration::from_millis(500));
 }
 
@@ -59,10 +59,7 @@ fn result_of(finished: &Finished, host: &str) -> serde_json::Value {
 /// Nothing is left, in place or beside it.
 #[track_caller]
 fn assert_untouched(hosts: &Hosts) {
-    assert!(!has_file(
-        &hosts[0],
-        &hosts.home().join("d").display().to_string()
-    ));
+    assert!(!hosts[0].has_file(hosts.home().join("d")));
     let staging = "find / -xdev -name '.orgalorg-*' 2>/dev/null || true";
     for host in hosts {
         wait_until_clean(host);
@@ -184,7 +181,7 @@ fn a_host_that_has_taken_its_files_is_done_where_nothing_comes_after_it() {
     let upload = run(&hosts, "--json -o web1,web2 -e -r /srv/x", ["-U", "d"]);
     let finished = interrupt(&hosts, upload.spawn());
     assert_eq!(statuses(&finished), ["cancelled", "ok"]);
-    assert!(has_file(&hosts[1], "/srv/x/d/f"));
+    assert!(hosts[1].has_file("/srv/x/d/f"));
     assert_ne!(result_of(&finished, "web2")["duration_ms"], 0);
     // And where something does, it is not.
     hosts[0].run_ok("rm /tmp/at");

@@ -7,16 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::thread;
 use std::time::Duration;
 
-use super::{run, shell, wait_until_clean};
+use super::{run, wait_until_clean};
 use crate::hosts::{Host, Hosts};
-use crate::support::{Finished, Orgalorg};
-
-/// The largest memory that a process has had so far, in KiB.
-fn peak(pid: u32) -> Option<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
+use crate::support::{Finished, Orgalorg, peak_memory, shell};
 
 /// Runs it to its end, and looks at its memory meanwhile.
 fn with_peak(run: Orgalorg) -> (Finished, u64) {
@@ -24,7 +17,7 @@ fn with_peak(run: Orgalorg) -> (Finished, u64) {
     let pid = running.child.id();
     let watcher = thread::spawn(move || {
         let mut highest = 0;
-        while let Some(now) = peak(pid) {
+        while let Some(now) = peak_memory(pid) {
             highest = now.max(highest);
             thread::sleep(Duration::from_millis(5));
         }

@@ -5,8 +5,9 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{install_slow_tar, run, run_directories, shell, wait_for_slow_tar, wait_until_clean};
+use super::{install_slow_tar, run, run_directories, wait_for_slow_tar, wait_until_clean};
 use crate::hosts::Hosts;
+use crate::support::shell;
 
 fn hosts_with_file(count: usize) -> Hosts {
     let hosts = Hosts::start(count);
