@@ -2,7 +2,7 @@
 # make install  copy what make has built to $(DESTDIR)$(PREFIX)/bin
 # make demo     bring up throw-away hosts on this machine and show orgalorg on them
 # make test     install what the tests need, and run all of them
-# make check    formatting, lints, documentation, licences
+# make check    formatting, lints, documentation, rules for the repository
 # make bench    measure against other tools; prints a table
 #
 # The test hosts are made of Linux namespaces, which takes root. Only what runs
@@ -32,6 +32,7 @@ demo: dependencies
 	$(CARGO) build --locked
 	@$(AS_ROOT) $(CARGO) run --quiet --locked --example demo
 
+# .cargo/config.toml has how many tests run at once.
 test: dependencies
 	$(AS_ROOT) $(CARGO) test --locked
 
