@@ -6,7 +6,10 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// The time between two looks. It grows, because many tests wait at once and a look
+/// takes processor time that the others need.
+const FIRST_INTERVAL: Duration = Duration::from_millis(5);
+const LONGEST_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Returns as soon as `condition` holds.
 ///
@@ -24,6 +27,7 @@ pub fn wait_until(what: &str, limit: Duration, mut condition: impl FnMut() -> bo
 /// Whether `condition` comes to hold within `limit`.
 pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + limit;
+    let mut interval = FIRST_INTERVAL;
     loop {
         if condition() {
             return true;
@@ -31,6 +35,7 @@ pub fn holds_within(limit: Duration, mut condition: impl FnMut() -> bool) -> boo
         if Instant::now() >= deadline {
             return false;
         }
-        thread::sleep(POLL_INTERVAL);
+        thread::sleep(interval);
+        interval = (interval * 5 / 4).min(LONGEST_INTERVAL);
     }
 }

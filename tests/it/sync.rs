@@ -273,7 +273,7 @@ fn a_tool_that_echoes_what_it_reads_starts_no_storm() {
 
 #[test]
 fn tools_in_sh_python_and_perl_understand_each_other() {
-    file_in_home(&HOSTS, "languages/tool.sh", &format!("{HEAD}{PHASES}"));
+    file_in_home(&HOSTS, "languages/tool.sh", format!("{HEAD}{PHASES}"));
     file_in_home(
         &HOSTS,
         "languages/tool.py",

@@ -301,21 +301,15 @@ impl Running {
 
     /// Waits until it has ended, no longer than this.
     pub(crate) fn finish_within(mut self, limit: Duration) -> Finished {
-        let deadline = Instant::now() + limit;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                break status;
-            }
-            if Instant::now() > deadline {
-                let _ = self.child.kill();
-                panic!(
-                    "orgalorg did not end within {limit:?}\nstdout: {}\nstderr: {}",
-                    self.stdout(),
-                    self.stderr()
-                );
-            }
-            thread::sleep(Duration::from_millis(5));
-        };
+        if !holds_within(limit, || self.has_ended()) {
+            let _ = self.child.kill();
+            panic!(
+                "orgalorg did not end within {limit:?}\nstdout: {}\nstderr: {}",
+                self.stdout(),
+                self.stderr()
+            );
+        }
+        let status = self.child.wait().expect("a child can be waited for");
         let elapsed = self.started.elapsed();
         Finished {
             status,

@@ -7,14 +7,13 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcgetwinsize, tcsetwinsize};
 
-use super::{LIMIT, Orgalorg};
-use crate::hosts::wait_until;
+use super::{LIMIT, Orgalorg, has_ended};
+use crate::hosts::{holds_within, wait_until};
 
 /// A program whose stdin, stdout, stderr and controlling terminal are a
 /// pseudo-terminal that the test reads and types on.
@@ -100,15 +99,11 @@ impl OnTerminal {
     /// Waits until the screen shows a text.
     #[track_caller]
     pub(crate) fn expect(&self, text: &str) {
-        let deadline = Instant::now() + LIMIT;
-        while !self.screen().contains(text) {
-            assert!(
-                Instant::now() < deadline,
-                "the screen does not show {text:?}:\n{}",
-                self.screen()
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
+        assert!(
+            holds_within(LIMIT, || self.screen().contains(text)),
+            "the screen does not show {text:?}:\n{}",
+            self.screen()
+        );
     }
 
     /// Makes it as wide as this.
@@ -147,24 +142,19 @@ impl OnTerminal {
     /// The same with every byte that was written.
     #[track_caller]
     pub(crate) fn finish_with_bar(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be waited for") {
-                assert!(self.echoes(), "the terminal was left in disorder");
-                // With the last one who has it open ends what there is to read.
-                self.slave = None;
-                wait_until("the end of the terminal", LIMIT, || {
-                    self.reader.is_finished()
-                });
-                return (status, self.screen());
-            }
-            assert!(
-                Instant::now() < deadline,
-                "orgalorg does not end:\n{}",
-                self.screen()
-            );
-            thread::sleep(Duration::from_millis(5));
-        }
+        assert!(
+            holds_within(LIMIT, || has_ended(&self.child)),
+            "orgalorg does not end:\n{}",
+            self.screen()
+        );
+        assert!(self.echoes(), "the terminal was left in disorder");
+        // With the last one who has it open ends what there is to read.
+        self.slave = None;
+        wait_until("the end of the terminal", LIMIT, || {
+            self.reader.is_finished()
+        });
+        let status = self.child.wait().expect("a child can be waited for");
+        (status, self.screen())
     }
 }
 
