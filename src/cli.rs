@@ -5,32 +5,30 @@
 //! fails halfway for a reason that was plain from the start.
 
 mod args;
+mod early;
 mod look;
 mod mistakes;
 mod no_effect;
 mod older;
+mod paths;
 mod time;
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, BufReader, Write};
-use std::os::fd::AsFd;
+use std::io::{self, BufReader};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, FromArgMatches};
-use rustix::io::Errno;
 
 use crate::archive::compress::Compression;
 use crate::archive::names::Naming;
 use crate::archive::sources::{Options, Sources};
-use crate::config::{Command, Config, InputFile, Lock, Mode, Placing, Secrets, Sync, Upload};
+use crate::config::{Command, Config, Lock, Mode, Placing, Secrets, Sync, Upload};
 use crate::error::Tree;
 use crate::exit_status::ExitStatus;
 use crate::hosts::{self, Address, Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness, Target};
-use crate::output::OutputError;
 use crate::output::theme::Theme;
 use crate::remote::command_line::{CommandLine, Directory, Shell};
 use crate::remote::guard::{LockTarget, Make};
@@ -38,6 +36,10 @@ use crate::remote::sudo::Nonces;
 use crate::ssh::keys::{self, KeyFile};
 
 use args::{Args, DEFAULT_SYNC, HostKeys, Method};
+use early::{missing, usage};
+use paths::{expand_home, is_stdin, open_input};
+
+pub use early::Early;
 
 /// Keys that ssh tries too, below `~/.ssh`.
 const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -51,63 +53,6 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(400);
 /// From here on no system call takes a path (limits.h(0P); here Linux's value, which
 /// is the largest in use).
 const PATH_MAX: usize = 4096;
-
-/// Why there is nothing to run.
-#[derive(Debug)]
-pub enum Early {
-    /// Help and version, or a mistake that clap found.
-    Clap(clap::Error),
-    /// A mistake that we found.
-    Usage(Tree),
-    /// A mode, hosts or an argument are missing: the usage lines show where they
-    /// belong.
-    Missing(String),
-}
-
-impl Early {
-    /// Tells the user, and says how to exit.
-    #[must_use]
-    pub fn print(self) -> ExitStatus {
-        match self {
-            Self::Clap(error) if error.use_stderr() => {
-                // Nothing can be said if that does not work.
-                let _ = error.print();
-                ExitStatus::Usage
-            }
-            // Help and version are what was asked for.
-            Self::Clap(text) => match text.print() {
-                Ok(()) => ExitStatus::Success,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitStatus::BrokenPipe,
-                Err(error) => complain(Tree::from_error(&OutputError::Failed(error))),
-            },
-            Self::Usage(tree) => {
-                let text = format!("error: {}\n", tree.flat());
-                let _ = io::stderr().write_all(text.as_bytes());
-                ExitStatus::Usage
-            }
-            Self::Missing(reason) => {
-                let usage = Args::command().render_usage();
-                let text = format!("error: {reason}\n\n{usage}\n");
-                let _ = io::stderr().write_all(text.as_bytes());
-                ExitStatus::Usage
-            }
-        }
-    }
-}
-
-impl<E: std::error::Error> From<E> for Early {
-    fn from(error: E) -> Self {
-        Self::Usage(Tree::from_error(&error))
-    }
-}
-
-fn usage(text: impl Into<String>) -> Early {
-    Early::Usage(Tree::new(text))
-}
-
-fn missing(text: impl Into<String>) -> Early {
-    Early::Missing(text.into())
-}
 
 /// Says what went wrong when there is no printer to say it.
 pub fn complain(error: Tree) -> ExitStatus {
@@ -514,50 +459,6 @@ impl Typed {
     fn expand_home(&self, path: &Path) -> PathBuf {
         expand_home(path, self.home.as_deref())
     }
-}
-
-/// `~/` at the beginning, for where no shell has seen it (`--key=~/k`).
-fn expand_home(path: &Path, home: Option<&Path>) -> PathBuf {
-    match (path.strip_prefix("~"), home) {
-        (Ok(rest), Some(home)) => home.join(rest),
-        _ => path.to_owned(),
-    }
-}
-
-fn is_stdin(path: &Path) -> bool {
-    ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"]
-        .iter()
-        .any(|name| path == Path::new(name))
-}
-
-/// Opens what `-i` names, so that a mistake is found before anything is run.
-fn open_input(path: &Path) -> Result<InputFile, Early> {
-    let failed = |error: &io::Error| {
-        Early::Usage(
-            Tree::new(format!("can't open input file '{}'", path.display()))
-                .because(Tree::from_error(error)),
-        )
-    };
-    let file = if is_stdin(path) {
-        io::stdin()
-            .as_fd()
-            .try_clone_to_owned()
-            .map(File::from)
-            .map_err(|error| failed(&error))?
-    } else {
-        File::open(path).map_err(|error| failed(&error))?
-    };
-    let metadata = file.metadata().map_err(|error| failed(&error))?;
-    if metadata.is_dir() {
-        // Said as the system says it.
-        return Err(failed(&Errno::ISDIR.into()));
-    }
-    let name = if is_stdin(path) {
-        "stdin".to_owned()
-    } else {
-        format!("'{}'", path.display())
-    };
-    Ok(InputFile { file, name })
 }
 
 fn check_user(user: &str) -> Result<String, Early> {

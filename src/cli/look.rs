@@ -7,7 +7,8 @@ use clap::ArgMatches;
 use rustix::fs::{Access, access};
 
 use crate::cli::args::Args;
-use crate::cli::{Early, expand_home, usage};
+use crate::cli::early::{Early, usage};
+use crate::cli::paths::expand_home;
 use crate::config::{DisplayMode, OutputOptions};
 use crate::error::Tree;
 use crate::output::template::{Template, TemplateError};

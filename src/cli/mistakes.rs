@@ -3,7 +3,8 @@
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
-use crate::cli::{Early, older, usage};
+use crate::cli::early::{Early, usage};
+use crate::cli::older;
 
 /// What to say about a mistake that clap found in what was typed for `command`.
 pub(super) fn explain(mut error: clap::Error, command: &mut Command) -> Early {

@@ -4,7 +4,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::output::screen::{ERASE, is_in_foreground, write_at_once};
+use crate::output::descriptors::{ERASE, is_in_foreground, write_at_once};
 
 /// How long the end of the process waits for a draw that has begun.
 const DRAW_TIME: Duration = Duration::from_millis(100);

@@ -17,6 +17,7 @@
 pub mod backlog;
 pub mod bar_state;
 pub mod credit;
+pub mod descriptors;
 pub mod display;
 pub mod error;
 pub mod files;

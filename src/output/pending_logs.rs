@@ -6,9 +6,9 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use crate::output::bar_state::BarState;
+use crate::output::descriptors::write_at_once;
 use crate::output::message::Message;
 use crate::output::renderer::Renderer;
-use crate::output::screen::write_at_once;
 use crate::output::writer::Writer;
 
 /// A second way out of the printer's queue.

@@ -1,7 +1,7 @@
 //! Rendered bytes, and the way they are written.
 //!
 //! A display that keeps nothing writes in the printer thread: the printer then waits
-//! for whoever reads our stdout, and through their credit so do the hosts. A display
+//! for the reader of our stdout, and through their credit so do the hosts. A display
 //! that keeps output must go on keeping it meanwhile, so one more thread writes for
 //! it, one buffer at a time.
 

@@ -11,10 +11,10 @@ use crate::error::Tree;
 use crate::event::{Level, NodeId, ToolEnd, ToolEvent};
 use crate::output::{Phase, summary};
 use crate::remote::script::Script;
-use crate::run::Run;
-use crate::run::ending::Stop;
 use crate::run::roster::{Activity, State, Step, ToolFailure};
+use crate::run::running::Run;
 use crate::run::schedule::Schedule;
+use crate::run::stop::Stop;
 use crate::ssh::process::TerminalSize;
 
 /// What a sync tool has, and other commands have not.

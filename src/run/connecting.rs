@@ -13,12 +13,12 @@ use crate::hosts::known_hosts::{self, NewKey, Verdict};
 use crate::hosts::{HostKeyPolicy, Target};
 use crate::output::summary;
 use crate::output::{Message, Phase};
-use crate::run::ending::{Stop, flush};
 use crate::run::pace::{Pace, Paces};
 use crate::run::roster::{self, Activity};
+use crate::run::running::{Heard, Run};
 use crate::run::schedule::{Schedule, Stage};
+use crate::run::stop::Stop;
 use crate::run::terminal::{self, NoAnswer};
-use crate::run::{Heard, Run};
 use crate::ssh::host_keys::{self, Judgement};
 
 impl Run {
@@ -173,9 +173,9 @@ impl Run {
         }
         question.push_str("? (yes/no) ");
         // What has been said so far stands above the question.
-        self.outlets.display.send(Message::HideBar);
-        flush(&self.outlets)?;
-        match terminal::ask_yes_or_no(&question, &self.outlets.signals) {
+        self.console.display.send(Message::HideBar);
+        self.console.flush()?;
+        match terminal::ask_yes_or_no(&question, &self.console.signals) {
             Ok(answer) => Ok(answer),
             Err(NoAnswer::NoTerminal | NoAnswer::Failed(_)) => Ok(false),
             Err(NoAnswer::Signal(signal)) => Err(Stop::Signal(signal)),

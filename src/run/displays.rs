@@ -3,13 +3,13 @@
 use std::io::{self, IsTerminal};
 
 use crate::config::{Color, Config, DisplayMode, Mode, OutputOptions};
+use crate::output::descriptors::is_one_file;
 use crate::output::files::Files;
 use crate::output::folded::Folded;
 use crate::output::grouped::Grouped;
 use crate::output::json::Json;
 use crate::output::logs::Logs;
 use crate::output::renderer::{NodeLabel, Renderer, Sink};
-use crate::output::screen::is_one_file;
 use crate::output::status::StatusBar;
 use crate::output::text::{Text, TextOptions};
 

@@ -14,9 +14,10 @@ use crate::output::Phase;
 use crate::output::summary::{self, Failure};
 use crate::random;
 use crate::remote::guard::{self, LockTarget};
-use crate::run::ending::Stop;
+use crate::run::refusal;
 use crate::run::roster::{Activity, State, Step};
-use crate::run::{Run, refusal};
+use crate::run::running::Run;
+use crate::run::stop::Stop;
 
 /// The first pause before another try for the locks, and the longest.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -89,7 +90,7 @@ impl Run {
 
     /// Starts a guard that takes the lock on each of these hosts.
     fn lock_nodes(&mut self, nodes: Vec<NodeId>, config: &Config) -> Result<(), Stop> {
-        if self.outlets.display.enabled(Level::Trace) {
+        if self.console.display.enabled(Level::Trace) {
             for node in &nodes {
                 let node = self.targets[node.0].node();
                 self.log(Level::Trace, format!("{node} running lock command"));
@@ -204,20 +205,6 @@ impl Run {
             self.next_event(None)?;
         }
     }
-}
-
-/// The holder of the locks of this run, as other runs show it: `ops@deploy1 since
-/// 2026-01-31 12:00:00 +00:00`.
-pub(super) fn holder() -> String {
-    let user = nix::unistd::User::from_uid(nix::unistd::Uid::current());
-    let user = match user {
-        Ok(Some(user)) => user.name,
-        _ => "somebody".to_owned(),
-    };
-    let host = rustix::system::uname();
-    let host = host.nodename().to_string_lossy().into_owned();
-    let time = jiff::ZonedDateTime::now().strftime("%F %T %:z");
-    format!("{user}@{host} since {time}")
 }
 
 /// From a half to one and a half: two runs must not come back together.

@@ -3,8 +3,8 @@
 
 use crate::event::{NodeId, Outcome};
 use crate::output::{Message, Phase, Progress};
-use crate::run::Run;
 use crate::run::roster::Tally;
+use crate::run::running::Run;
 
 impl Run {
     /// The next phase begins.
@@ -16,7 +16,7 @@ impl Run {
     /// Tells the status bar where all hosts are. (How many bytes of an upload have
     /// been sent is told by who sends them.)
     pub(super) fn show_progress(&self) {
-        let display = &self.outlets.display;
+        let display = &self.console.display;
         if !display.shows_progress() {
             return;
         }
@@ -37,7 +37,7 @@ impl Run {
     /// Tells how a host ended.
     pub(super) fn tell_result(&self, node: NodeId, outcome: Outcome) {
         let result = Message::Result { node, outcome };
-        self.outlets.display.send(result);
+        self.console.display.send(result);
     }
 
     /// Tells the results of hosts whose end is known by now, before they are
@@ -57,6 +57,6 @@ impl Run {
         for (node, outcome) in results {
             self.tell_result(node, outcome);
         }
-        self.outlets.display.send(Message::EndOfRun);
+        self.console.display.send(Message::EndOfRun);
     }
 }

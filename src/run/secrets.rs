@@ -11,7 +11,7 @@ use crossbeam_channel::{Receiver, after, bounded, select};
 use crate::config::{Config, Mode};
 use crate::error::Tree;
 use crate::event::{Level, Log};
-use crate::run::ending::Stop;
+use crate::run::stop::Stop;
 use crate::run::terminal::{self, NoAnswer};
 use crate::ssh::auth::{Credentials, Key, Secret, agent_identities};
 use crate::ssh::keys::{self, KeyFile, UserKey};

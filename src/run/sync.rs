@@ -18,9 +18,10 @@ use crate::remote::protocol::{Names, Prefix};
 use crate::remote::script::Script;
 use crate::run::command::Tool;
 use crate::run::coordinator::{self, Action, Coordinator};
-use crate::run::ending::Stop;
+use crate::run::preparation::random_bytes;
 use crate::run::roster::{State, Step};
-use crate::run::{Run, random_bytes};
+use crate::run::running::Run;
+use crate::run::stop::Stop;
 
 impl Run {
     /// Uploads, and runs the sync tool where that went well.
@@ -121,7 +122,7 @@ impl Run {
                 courier.order(order);
             }
         };
-        let display = self.outlets.display.clone();
+        let display = self.console.display.clone();
         // Unbounded, see `Protocol`.
         let (events, received) = unbounded();
         coordinator::spawn(machine, received, move |action| match action {
@@ -162,7 +163,7 @@ impl Run {
         };
         // Under -q too: without it the upload would have gone nowhere, silently.
         let level = Level::Warn;
-        self.outlets.display.send(Message::Log { level, text });
+        self.console.display.send(Message::Log { level, text });
     }
 }
 

@@ -18,7 +18,7 @@ use crate::archive::walk::Entry;
 use crate::archive::write::{self, Listener, Sent};
 use crate::archive::{ArchiveError, Warning};
 use crate::cluster::job::{Job, JobKind, Order};
-use crate::cluster::stream::{Outlet, Stream};
+use crate::cluster::stream::Stream;
 use crate::config::Upload;
 use crate::error::Tree;
 use crate::event::{Level, Log, NodeId, Outcome, Status};
@@ -27,33 +27,16 @@ use crate::output::{Display, Message, Phase, Progress, summary};
 use crate::remote::command_line::Directory;
 use crate::remote::script::Script;
 use crate::remote::unpack::Unpack;
-use crate::run::Run;
-use crate::run::ending::Stop;
+use crate::run::delivery::Follower;
 use crate::run::roster::{Activity, State, Step};
+use crate::run::running::Run;
+use crate::run::stop::Stop;
 
 /// How often the progress is told.
 const OFTEN_ENOUGH: Duration = Duration::from_millis(50);
 
 /// How many names of files may be on their way to the printer.
 const NAMES: u64 = 256;
-
-/// What an upload keeps for the hosts that have not been sent anything yet.
-#[derive(Default)]
-pub(super) struct Delivery {
-    /// The stream of an upload that was never begun. It is kept to the end of the run:
-    /// hosts that wait for it are to be told to stop, and not that it is gone.
-    unsent: Option<Stream>,
-    /// The hosts that wait for another one to take the upload.
-    followers: Vec<Follower>,
-}
-
-/// A target that is the same directory of the same machine as one before it.
-#[derive(Debug)]
-struct Follower {
-    /// The one that takes the archive.
-    leader: NodeId,
-    outlet: Outlet,
-}
 
 impl Run {
     /// `-U`: uploads, and nothing else.
@@ -192,7 +175,7 @@ impl Run {
         // Room for the one thing that is told.
         let (sender, sent) = bounded(1);
         let mut teller = Teller {
-            display: self.outlets.display.clone(),
+            display: self.console.display.clone(),
             files: upload.sources.files,
             bytes: upload.sources.bytes,
             nodes: takers,

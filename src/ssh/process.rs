@@ -485,6 +485,7 @@ impl Process {
         (bytes, result)
     }
 
+    /// Sends input while the host takes some, and then the end of it.
     fn send(
         &mut self,
         session: &Session,
@@ -494,59 +495,17 @@ impl Process {
         let Some(channel) = &mut self.channel else {
             return Ok(());
         };
-        let has_terminal = self
-            .request
-            .as_ref()
-            .is_some_and(|request| request.terminal.is_some());
+        let request = self.request.as_ref();
+        let has_terminal = request.is_some_and(|request| request.terminal.is_some());
         let input = &mut self.input;
         if input.closed || (session.lost().is_some() && input.repeat.is_none()) {
             return Ok(());
         }
-        if input.sent == input.buffer.len() && !input.ended {
-            if std::mem::take(&mut input.is_secret) {
-                input.buffer.zeroize();
-            }
-            input.buffer.clear();
-            input.sent = 0;
-            let supply = ports.input(&mut input.buffer);
-            match supply {
-                Supply::Nothing => return Ok(()),
-                Supply::Bytes | Supply::Secret => {
-                    input.is_secret = supply == Supply::Secret;
-                    input.in_line = !input.buffer.ends_with(b"\n");
-                }
-                Supply::End => {
-                    input.ended = true;
-                    if has_terminal {
-                        // A terminal's end of file is typed: once, or twice
-                        // behind an unfinished line.
-                        let times = if input.in_line { 2 } else { 1 };
-                        input.buffer.extend([END_OF_TRANSMISSION].repeat(times));
-                    }
-                }
-            }
+        if input.sent == input.buffer.len() && !input.ended && !input.refill(ports, has_terminal) {
+            return Ok(());
         }
         if input.sent < input.buffer.len() {
-            let length = input
-                .repeat
-                .unwrap_or(input.buffer.len() - input.sent)
-                .min(INPUT_CHUNK);
-            let chunk = &input.buffer[input.sent..input.sent + length];
-            match channel.write(chunk) {
-                Ok(0) => {}
-                Ok(n) => {
-                    input.sent += n.min(length);
-                    input.taken += n.min(length) as u64;
-                    input.repeat = None;
-                    step.progress = true;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    input.repeat = Some(length);
-                    step.writing = session.is_blocked_outbound();
-                }
-                Err(error) => return Err(io_error(&error, session)),
-            }
-            return Ok(());
+            return input.write(channel, session, step);
         }
         if input.ended && !has_terminal {
             // Built on libssh2's stack, so not to be begun when it may not fit.
@@ -621,6 +580,65 @@ impl Process {
             Err(_) => {}
         }
         self.stage = Stage::Ended;
+        Ok(())
+    }
+}
+
+impl Input {
+    /// Takes the next piece from the ports. False if there is none yet.
+    fn refill(&mut self, ports: &mut impl Ports, has_terminal: bool) -> bool {
+        if std::mem::take(&mut self.is_secret) {
+            self.buffer.zeroize();
+        }
+        self.buffer.clear();
+        self.sent = 0;
+        let supply = ports.input(&mut self.buffer);
+        match supply {
+            Supply::Nothing => return false,
+            Supply::Bytes | Supply::Secret => {
+                self.is_secret = supply == Supply::Secret;
+                self.in_line = !self.buffer.ends_with(b"\n");
+            }
+            Supply::End => {
+                self.ended = true;
+                if has_terminal {
+                    // A terminal's end of file is typed: once, or twice behind an
+                    // unfinished line.
+                    let times = if self.in_line { 2 } else { 1 };
+                    self.buffer.extend([END_OF_TRANSMISSION].repeat(times));
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends the next packet, or the one that is half sent.
+    fn write(
+        &mut self,
+        channel: &mut Channel,
+        session: &Session,
+        step: &mut Step,
+    ) -> Result<(), SessionError> {
+        let length = self
+            .repeat
+            .unwrap_or(self.buffer.len() - self.sent)
+            .min(INPUT_CHUNK);
+        let chunk = &self.buffer[self.sent..self.sent + length];
+        match channel.write(chunk) {
+            Ok(0) => {}
+            Ok(written) => {
+                let written = written.min(length);
+                self.sent += written;
+                self.taken += written as u64;
+                self.repeat = None;
+                step.progress = true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.repeat = Some(length);
+                step.writing = session.is_blocked_outbound();
+            }
+            Err(error) => return Err(io_error(&error, session)),
+        }
         Ok(())
     }
 }

@@ -608,7 +608,14 @@ fn every_frame_has_the_bar_below_its_lines() {
             lines += above.matches('\n').count();
         }
         let expected = 3 * (40 + 20_000);
-        assert!(lines > expected * 9 / 10, "{lines} of {expected} lines");
+        // With -l, kept output may follow after the end of the run, when there is no bar
+        // any more; that of the live host does not.
+        let least = if option == "-C" {
+            expected * 9 / 10
+        } else {
+            40
+        };
+        assert!(lines >= least, "{lines} of {expected} lines");
         assert_eq!(without_bar(&written).lines().count(), expected);
     }
 }

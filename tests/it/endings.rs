@@ -107,7 +107,7 @@ fn the_lock_is_free_after_lock_mode_was_interrupted() {
 #[test]
 fn the_lock_is_free_after_a_time_limit_for_commands() {
     check(|hosts| {
-        let arguments = on(hosts, &["--timeout", "300", "-C", "sleep 300"]);
+        let arguments = on(hosts, &["--timeout", "300ms", "-C", "sleep 300"]);
         orgalorg(hosts, arguments).run().code(1);
     });
 }

@@ -8,15 +8,6 @@ const MAX_LINES: usize = 60;
 /// How the sentence begins that gives the reason.
 const REASON: &str = "Long because";
 
-/// Those that were longer when this test was written. Whoever shortens one takes it
-/// from this list.
-const KNOWN: [&str; 4] = [
-    "cli/look.rs: check_combinations",
-    "run/coordinator/tests.rs: all_tools_hear_the_same_in_the_same_order",
-    "run/coordinator/tests.rs: run_tools",
-    "ssh/process.rs: send",
-];
-
 /// A function as rustfmt lays it out.
 #[derive(Debug, PartialEq)]
 struct Function<'a> {
@@ -74,7 +65,6 @@ fn name_of_function(line: &str) -> Option<&str> {
 fn long_functions_give_a_reason() {
     let mut seen = 0;
     let mut wrong = Vec::new();
-    let mut known: Vec<&str> = KNOWN.to_vec();
     for source in sources() {
         for function in functions(&source.text) {
             seen += 1;
@@ -82,10 +72,7 @@ fn long_functions_give_a_reason() {
                 continue;
             }
             let shown = format!("{}: {}", source.path.display(), function.name);
-            match known.iter().position(|&known| known == shown) {
-                Some(at) => drop(known.remove(at)),
-                None => wrong.push(format!("{shown} has {} lines", function.lines)),
-            }
+            wrong.push(format!("{shown} has {} lines", function.lines));
         }
     }
     assert!(
@@ -96,10 +83,6 @@ fn long_functions_give_a_reason() {
         wrong.is_empty(),
         "longer than {MAX_LINES} lines, without \"{REASON} …\" in the comment above:\n{}",
         wrong.join("\n")
-    );
-    assert!(
-        known.is_empty(),
-        "short by now, take them off the list: {known:#?}"
     );
 }
 

@@ -324,6 +324,7 @@ fn players(phases: &[usize], fails: bool) -> Vec<Player> {
 }
 
 proptest! {
+    /// Long because it plays a whole run, step by step, against what tools must hear.
     #[test]
     fn all_tools_hear_the_same_in_the_same_order(
         phases in prop::collection::vec(0usize..6, 1..9),
@@ -391,6 +392,7 @@ proptest! {
 
 /// Tools that run on this machine, connected as the nodes will be: with a filter
 /// on their stdout, the coordinator's thread, and what waits for their stdin.
+/// Long because it is a small node loop, with all its connections.
 fn run_tools(tools: Vec<std::process::Command>) -> Vec<(bool, String)> {
     use crate::remote::protocol::{Filter, Names};
     use std::io::{Read, Write};

@@ -6,7 +6,7 @@ use crate::run::schedule::Stage;
 
 /// Where a node is, as far as main knows.
 #[derive(Debug, Clone)]
-pub(in crate::run) enum State {
+pub(crate) enum State {
     /// Its thread has not been started.
     Waiting,
     /// It connects and logs in.
@@ -49,44 +49,44 @@ pub(in crate::run) enum State {
 
 impl State {
     /// No event changes it any more.
-    pub(in crate::run) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         matches!(self, Self::Ended(_) | Self::Skipped)
     }
 
     /// Its thread has been started, and has not ended.
-    pub(in crate::run) fn is_live(&self) -> bool {
+    pub(crate) fn is_live(&self) -> bool {
         !matches!(self, Self::Waiting) && !self.is_over()
     }
 
-    pub(in crate::run) fn is_connecting(&self) -> bool {
+    pub(crate) fn is_connecting(&self) -> bool {
         matches!(self, Self::Connecting)
     }
 
-    pub(in crate::run) fn is_trusted(&self) -> bool {
+    pub(crate) fn is_trusted(&self) -> bool {
         matches!(self, Self::Trusted)
     }
 
-    pub(in crate::run) fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         matches!(self, Self::Connected)
     }
 
-    pub(in crate::run) fn is_unlocking(&self) -> bool {
+    pub(crate) fn is_unlocking(&self) -> bool {
         matches!(self, Self::Unlocking)
     }
 
-    pub(in crate::run) fn is_refused(&self) -> bool {
+    pub(crate) fn is_refused(&self) -> bool {
         matches!(self, Self::Refused(_))
     }
 
-    pub(in crate::run) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         matches!(self, Self::Ready)
     }
 
-    pub(in crate::run) fn is_awaiting(&self) -> bool {
+    pub(crate) fn is_awaiting(&self) -> bool {
         matches!(self, Self::Awaiting(_))
     }
 
-    pub(in crate::run) fn is_uploading(&self) -> bool {
+    pub(crate) fn is_uploading(&self) -> bool {
         matches!(self, Self::Uploading)
     }
 
@@ -101,7 +101,7 @@ impl State {
     }
 
     /// It is logged in, or about to be, and has something to end before it can go.
-    pub(in crate::run) fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.is_at_work()
             || matches!(
                 self,
@@ -114,12 +114,12 @@ impl State {
     }
 
     /// It is logged in, or was, and may hold its lock.
-    pub(in crate::run) fn holds_on(&self) -> bool {
+    pub(crate) fn holds_on(&self) -> bool {
         self.is_live() && !self.is_connecting()
     }
 
     /// How it ended, if it has.
-    pub(in crate::run) fn outcome(&self) -> Option<&Outcome> {
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
         match self {
             Self::Finished(outcome) | Self::Ended(outcome) => Some(outcome),
             _ => None,

@@ -12,7 +12,7 @@ const MEMORY: u64 = 40 * 1024;
 const SOON: Duration = Duration::from_secs(20);
 
 /// What makes a flooding host give itself away.
-const LATE: &str = "timed out while getting ready to lock";
+const LATE: &str = "timed out after 2s while getting ready to lock";
 
 /// Waits for the end of a run, and checks how long that took and how much memory the
 /// run used.

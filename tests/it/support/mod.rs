@@ -104,7 +104,10 @@ pub(crate) fn furnish_home(hosts: &Hosts) {
     ] {
         let to = ssh.join(name);
         if !to.exists() {
-            fs::copy(from, to).expect("the client's home can be written");
+            // Several tests may do this at once: no program may see half a file.
+            let part = ssh.join(format!(".{name}-{:?}", thread::current().id()));
+            fs::copy(from, &part).expect("the client's home can be written");
+            fs::rename(part, to).expect("the client's home can be written");
         }
     }
 }

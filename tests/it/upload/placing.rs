@@ -171,7 +171,7 @@ fn a_placing_that_fails_is_an_upload_that_has_failed() {
     // Or it says nothing at all.
     hosts[0].install_program("mktemp", "#!/bin/sh\nexit 3\n");
     let finished = run(&hosts, "-o web1", ["-S", "d"]).run().code(1);
-    finished.says("upload failed: can't put it in place: exited with non-zero code 3");
+    finished.says("upload failed: can't put it in place: code 3");
 }
 
 #[test]
