@@ -38,6 +38,9 @@ END
 # namespace.
 mount -t tmpfs -o mode=755 host "$root"
 cp -a "$dir/template/." "$root"
+if [ -d /etc/alternatives ]; then
+    (cd /etc/alternatives && xargs -r cp -a -t "$root/etc/alternatives" <"$dir/alternatives")
+fi
 mount --bind "$dir/usr" "$root/usr"
 mount -t proc proc "$root/proc"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=0620,gid=5 devpts "$root/dev/pts"

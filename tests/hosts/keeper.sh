@@ -16,10 +16,11 @@ unshare --net --mount --pid --fork --kill-child sh "$dir/supervisor.sh" "$dir"
 # only shared its network, so those that are still there have to be found.
 network=$(sed 's/[^0-9]//g' "$dir/network")
 if [ -n "$network" ]; then
-    find /proc -mindepth 3 -maxdepth 3 -path '/proc/[0-9]*/ns/net' \
-        -lname "net:?$network?" 2>/dev/null |
-        while IFS=/ read -r _ _ pid _; do
-            kill -KILL "$pid" 2>/dev/null
+    stat -L -c '%i %n' /proc/[0-9]*/ns/net 2>/dev/null |
+        while read -r inode path; do
+            [ "$inode" = "$network" ] || continue
+            pid=${path#/proc/}
+            kill -KILL "${pid%%/*}" 2>/dev/null
         done
 fi
 

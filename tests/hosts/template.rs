@@ -5,6 +5,7 @@
 //! starts; `supervisor.sh` and `host.sh` then copy and mount it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -79,6 +80,7 @@ pub(super) fn write(dir: &Path, builder: &Builder, addresses: &[Address], author
     );
     put(&dir.join("settings.sh"), &settings, 0o644);
     put(&dir.join("hosts.list"), &host_list(addresses), 0o644);
+    put(&dir.join("alternatives"), &alternatives(), 0o644);
     put(&dir.join("bridge.batch"), &bridge_batch(addresses), 0o644);
 
     let host_table = host_table(addresses);
@@ -290,27 +292,26 @@ fn write_etc(etc: &Path, host_table: &str) {
         fs::copy("/etc/ld.so.cache", etc.join("ld.so.cache"))
             .unwrap_or_else(|error| panic!("can't copy /etc/ld.so.cache: {error}"));
     }
-    copy_alternatives(&etc.join("alternatives"));
+    make_dir(&etc.join("alternatives"), 0o755);
 }
 
-/// Debian's links from, say, `/usr/bin/awk` to a program lead through here.
-fn copy_alternatives(target: &Path) {
-    make_dir(target, 0o755);
+/// The names of Debian's links that lead from, say, `/usr/bin/awk` to a program, one
+/// a line. `host.sh` copies them from the machine.
+fn alternatives() -> String {
     let Ok(entries) = fs::read_dir("/etc/alternatives") else {
-        return;
+        return String::new();
     };
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let is_program = ["/usr/bin", "/usr/sbin"]
-            .iter()
-            .any(|folder| Path::new(folder).join(&name).is_symlink());
-        if !is_program {
-            continue;
-        }
-        if let Ok(program) = fs::read_link(entry.path()) {
-            link(&target.join(&name), &program.to_string_lossy());
-        }
-    }
+    let names = entries.flatten().map(|entry| entry.file_name());
+    let is_program = |name: &OsString| {
+        let folders = ["/usr/bin", "/usr/sbin"].iter();
+        folders
+            .map(|folder| Path::new(folder).join(name))
+            .any(|path| path.is_symlink())
+    };
+    let names = names
+        .filter(is_program)
+        .filter_map(|name| name.into_string().ok());
+    names.map(|name| name + "\n").collect()
 }
 
 fn write_sshd_config(etc: &Path, builder: &Builder) {
