@@ -39,7 +39,7 @@ use args::{Args, DEFAULT_SYNC, HostKeys, Method};
 use early::{missing, usage};
 use paths::{expand_home, is_stdin, open_input};
 
-pub use early::Early;
+pub(crate) use early::Early;
 
 /// Keys that ssh tries too, below `~/.ssh`.
 const DEFAULT_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -55,12 +55,12 @@ const SHORTEST_PERIOD: Duration = Duration::from_millis(400);
 const PATH_MAX: usize = 4096;
 
 /// Says what went wrong when there is no printer to say it.
-pub fn complain(error: Tree) -> ExitStatus {
+pub(crate) fn complain(error: Tree) -> ExitStatus {
     Early::Usage(error).print()
 }
 
 /// Ends the process by a signal.
-pub fn die_by(signal: i32) {
+pub(crate) fn die_by(signal: i32) {
     // For the signals that we end by, the default is the end; should that fail,
     // the exit status says the same.
     let _ = signal_hook::low_level::emulate_default_handler(signal);
@@ -70,7 +70,7 @@ pub fn die_by(signal: i32) {
 ///
 /// # Errors
 /// There is nothing to run: help, version, or a mistake.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Early> {
+pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Config, Early> {
     let mut command = older::with_prefixes(Args::command());
     let matches = command
         .try_get_matches_from_mut(arguments)

@@ -17,38 +17,38 @@ use crate::ssh::keys::KeyFile;
 
 /// A whole run.
 #[derive(Debug)]
-pub struct Config {
+pub(crate) struct Config {
     /// The hosts, in order; at least one.
-    pub targets: Vec<Target>,
+    pub(crate) targets: Vec<Target>,
     /// The mode.
-    pub mode: Mode,
+    pub(crate) mode: Mode,
     /// How they are locked.
-    pub lock: Lock,
+    pub(crate) lock: Lock,
     /// Run everything on the hosts under sudo (`-x`).
-    pub sudo: bool,
+    pub(crate) sudo: bool,
     /// The interval of heartbeats.
-    pub heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
     /// How each of them is reached, in the same order.
-    pub endpoints: Vec<Endpoint>,
+    pub(crate) endpoints: Vec<Endpoint>,
     /// Keys named with `-k`, read already.
-    pub keys: Vec<KeyFile>,
+    pub(crate) keys: Vec<KeyFile>,
     /// Secrets that are asked for before the first connection.
-    pub secrets: Secrets,
+    pub(crate) secrets: Secrets,
     /// How many hosts are connected and started at once.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// Go on without hosts that cannot be reached (`-w`).
-    pub skip_unreachable: bool,
+    pub(crate) skip_unreachable: bool,
     /// The first failure ends the run.
-    pub fail_fast: bool,
+    pub(crate) fail_fast: bool,
     /// How it all looks.
-    pub output: OutputOptions,
+    pub(crate) output: OutputOptions,
     /// Options that have no effect, to be told when the run begins.
-    pub warning: Option<String>,
+    pub(crate) warning: Option<String>,
 }
 
 /// The mode.
 #[derive(Debug)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Print the targets.
     List,
     /// Run a command (`-C`).
@@ -64,7 +64,7 @@ pub enum Mode {
 impl Mode {
     /// Whether the user's typing goes to the hosts (`-i` from a terminal).
     #[must_use]
-    pub fn is_interactive(&self) -> bool {
+    pub(crate) fn is_interactive(&self) -> bool {
         let command = match self {
             Self::Command(command) => command,
             Self::Sync(sync) => &sync.tool,
@@ -77,48 +77,48 @@ impl Mode {
 
 /// How hosts are locked.
 #[derive(Debug)]
-pub struct Lock {
+pub(crate) struct Lock {
     /// They are locked at all (not with `-y`).
-    pub is_wanted: bool,
+    pub(crate) is_wanted: bool,
     /// A lock that cannot be had, or is lost, is only a warning (`-t`).
-    pub is_optional: bool,
+    pub(crate) is_optional: bool,
     /// How long to wait for a lock that another run holds.
-    pub wait: Duration,
+    pub(crate) wait: Duration,
     /// The file or directory that is locked on each host.
-    pub target: LockTarget,
+    pub(crate) target: LockTarget,
 }
 
 /// Files for all hosts.
 #[derive(Debug)]
-pub struct Upload {
+pub(crate) struct Upload {
     /// The files.
-    pub sources: Sources,
+    pub(crate) sources: Sources,
     /// How it is compressed, if it is.
-    pub compression: Option<Compression>,
+    pub(crate) compression: Option<Compression>,
     /// Where it goes on the hosts.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
 }
 
 /// What `-S` does.
 #[derive(Debug)]
-pub struct Sync {
+pub(crate) struct Sync {
     /// Uploaded first (not with `--no-upload`).
-    pub upload: Option<Upload>,
+    pub(crate) upload: Option<Upload>,
     /// The sync tool.
-    pub tool: Command,
+    pub(crate) tool: Command,
     /// The tool is the default one, which a host may lack.
-    pub is_default_tool: bool,
+    pub(crate) is_default_tool: bool,
     /// The tool speaks the sync protocol (not with `-m`).
-    pub speaks_protocol: bool,
+    pub(crate) speaks_protocol: bool,
     /// Options that were given and mean something to a tool only.
-    pub tool_options: Vec<&'static str>,
+    pub(crate) tool_options: Vec<&'static str>,
     /// When orgalorg itself puts the files of the run directory in place.
-    pub placing: Placing,
+    pub(crate) placing: Placing,
 }
 
 /// When orgalorg itself puts the files of a run directory in place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placing {
+pub(crate) enum Placing {
     /// Never: there is no run directory, or the files have no place of their own.
     Never,
     /// Where the default tool is on none of the hosts.
@@ -129,61 +129,61 @@ pub enum Placing {
 
 /// What `-C` runs, or a sync tool.
 #[derive(Debug)]
-pub struct Command {
+pub(crate) struct Command {
     /// The command line.
-    pub line: CommandLine,
+    pub(crate) line: CommandLine,
     /// Sent to every command's stdin (`-i`).
-    pub input: Option<InputFile>,
+    pub(crate) input: Option<InputFile>,
     /// With a pseudo-terminal.
-    pub terminal: bool,
+    pub(crate) terminal: bool,
     /// How long it may take on each host.
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
 }
 
 /// What `-i` names.
 #[derive(Debug)]
-pub struct InputFile {
+pub(crate) struct InputFile {
     /// Opened.
-    pub file: File,
+    pub(crate) file: File,
     /// As messages name it.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// Which secrets to ask for.
 #[derive(Debug, Clone, Copy)]
-pub struct Secrets {
+pub(crate) struct Secrets {
     /// A password for all hosts (`-p`).
-    pub password: bool,
+    pub(crate) password: bool,
     /// A password for sudo (`-K`).
-    pub sudo_password: bool,
+    pub(crate) sudo_password: bool,
 }
 
 /// How output and log lines are shown.
 #[derive(Debug)]
-pub struct OutputOptions {
+pub(crate) struct OutputOptions {
     /// The display.
-    pub mode: DisplayMode,
+    pub(crate) mode: DisplayMode,
     /// Streams are also written to files in this directory (`--output-dir`).
-    pub directory: Option<PathBuf>,
+    pub(crate) directory: Option<PathBuf>,
     /// The colours.
-    pub theme: Theme,
+    pub(crate) theme: Theme,
     /// `--log-format`.
-    pub log_format: Option<Template>,
+    pub(crate) log_format: Option<Template>,
     /// `--bar-format`.
-    pub bar_format: Option<Template>,
+    pub(crate) bar_format: Option<Template>,
     /// `-q`.
-    pub is_quiet: bool,
+    pub(crate) is_quiet: bool,
     /// How often `-v` was given.
-    pub verbosity: u8,
+    pub(crate) verbosity: u8,
     /// `--raw`.
-    pub is_raw: bool,
+    pub(crate) is_raw: bool,
     /// `--color`.
-    pub color: Color,
+    pub(crate) color: Color,
 }
 
 /// The display of output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DisplayMode {
+pub(crate) enum DisplayMode {
     /// Lines as they come.
     Text,
     /// One host after the other (`-l`).
@@ -199,7 +199,7 @@ pub enum DisplayMode {
 
 /// When to use colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Color {
+pub(crate) enum Color {
     /// On a terminal, unless `NO_COLOR` or `TERM=dumb` say otherwise.
     Auto,
     /// Always.

@@ -17,7 +17,7 @@
 //! user    the promise of the manual                   :          PROMISE (5.0)
 //! ```
 //!
-//! The guard ends its commands with TERM and, [`KILL_AFTER`] later, with KILL. It then
+//! The guard ends its commands with TERM and, `KILL_AFTER` later, with KILL. It then
 //! says `ENDED`, and the node takes the last output of the command for
 //! [`LAST_OUTPUT`]. A guard that says nothing does not hold up the node after
 //! [`COMMAND_END`], and no node holds up main after [`COMMANDS_END`] and
@@ -33,43 +33,45 @@
 use std::time::Duration;
 
 /// From TERM to KILL, in `remote/guard.sh`, which has this number in its text.
-pub const KILL_AFTER: Duration = Duration::from_secs(3);
+#[cfg(test)]
+pub(crate) const KILL_AFTER: Duration = Duration::from_secs(3);
 
 /// A node waits no longer than this for its guard to end a command.
-pub const COMMAND_END: Duration = Duration::from_millis(4_100);
+pub(crate) const COMMAND_END: Duration = Duration::from_millis(4_100);
 
 /// The last output of a command whose processes have all ended takes at most this.
-pub const LAST_OUTPUT: Duration = Duration::from_millis(300);
+pub(crate) const LAST_OUTPUT: Duration = Duration::from_millis(300);
 
 /// Main waits no longer than this for the nodes to end their commands.
-pub const COMMANDS_END: Duration = Duration::from_millis(4_200);
+pub(crate) const COMMANDS_END: Duration = Duration::from_millis(4_200);
 
 /// Main waits no longer than this for the guards to free the locks of a run that was
 /// stopped.
-pub const LOCKS_FREE: Duration = Duration::from_millis(4_600);
+pub(crate) const LOCKS_FREE: Duration = Duration::from_millis(4_600);
 
 /// A node whose thread cannot be interrupted (it looks up a name, or asks an agent) is
 /// waited for until then, counted from the stop.
-pub const PARTING: Duration = Duration::from_millis(300);
+pub(crate) const PARTING: Duration = Duration::from_millis(300);
 
 /// After the first signal, the process ends at this time at the latest.
-pub const PROCESS_END: Duration = Duration::from_millis(4_900);
+pub(crate) const PROCESS_END: Duration = Duration::from_millis(4_900);
 
 /// What users are promised: a signal ends the run within this time.
-pub const PROMISE: Duration = Duration::from_secs(5);
+#[cfg(test)]
+pub(crate) const PROMISE: Duration = Duration::from_secs(5);
 
 /// A guard that was let go has this long to say that it goes.
-pub const GUARD_LEAVES: Duration = Duration::from_secs(2);
+pub(crate) const GUARD_LEAVES: Duration = Duration::from_secs(2);
 
 /// After a run that was not stopped, main waits this long for the nodes to free their
 /// locks and end.
-pub const FAREWELL: Duration = Duration::from_millis(2_500);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(2_500);
 
 /// Main tries for this long to write output that nobody reads.
-pub const LAST_WORDS: Duration = Duration::from_secs(1);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Sync tools have this long to end by themselves once one of them has failed.
-pub const TOOLS_END: Duration = Duration::from_secs(5);
+pub(crate) const TOOLS_END: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {

@@ -7,16 +7,16 @@ use std::error::Error;
 
 /// An error with its causes, as a tree of sentences.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// What happened: a lowercase fragment, possibly of several lines.
-    pub message: String,
+    pub(crate) message: String,
     /// Why.
-    pub causes: Vec<Tree>,
+    pub(crate) causes: Vec<Tree>,
 }
 
 impl Tree {
     /// A sentence without a cause.
-    pub fn new(message: impl Into<String>) -> Self {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             causes: Vec::new(),
@@ -25,13 +25,13 @@ impl Tree {
 
     /// The same sentence with one more cause.
     #[must_use]
-    pub fn because(mut self, cause: impl Into<Tree>) -> Self {
+    pub(crate) fn because(mut self, cause: impl Into<Tree>) -> Self {
         self.causes.push(cause.into());
         self
     }
 
     /// An error and the chain of its sources.
-    pub fn from_error(error: &dyn Error) -> Self {
+    pub(crate) fn from_error(error: &dyn Error) -> Self {
         let tree = Self::new(plain_message(error));
         match error.source() {
             Some(source) => tree.because(Self::from_error(source)),
@@ -42,7 +42,7 @@ impl Tree {
     /// An error of this machine's system, with what can be done about it where
     /// that is for sure.
     #[must_use]
-    pub fn from_io(error: &std::io::Error) -> Self {
+    pub(crate) fn from_io(error: &std::io::Error) -> Self {
         let tree = Self::new(io_message(error).to_lowercase());
         if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) {
             return tree.because("a host takes three: raise the limit with ulimit -n");
@@ -52,7 +52,7 @@ impl Tree {
 
     /// The sentence and its causes on one line: `what: why; why not`.
     #[must_use]
-    pub fn flat(&self) -> String {
+    pub(crate) fn flat(&self) -> String {
         if self.causes.is_empty() {
             return self.message.clone();
         }
@@ -85,7 +85,7 @@ fn plain_message(error: &dyn Error) -> String {
 
 /// The system's message for an I/O error, without std's `(os error N)`.
 #[must_use]
-pub fn io_message(error: &std::io::Error) -> String {
+pub(crate) fn io_message(error: &std::io::Error) -> String {
     plain_message(error)
 }
 

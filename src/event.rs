@@ -11,25 +11,25 @@ use crate::error::Tree;
 
 /// A node of this run: its place in the target order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct NodeId(pub usize);
+pub(crate) struct NodeId(pub(crate) usize);
 
 /// The number of what a node does: main counts it up whenever the node is to begin
 /// something new, and the node's events carry it. So an event that was on its way when
 /// something new began is told from an event of the new thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Attempt(pub u32);
+pub(crate) struct Attempt(pub(crate) u32);
 
 impl Attempt {
     /// The number of what is begun next.
     #[must_use]
-    pub fn next(self) -> Self {
+    pub(crate) fn next(self) -> Self {
         Self(self.0 + 1)
     }
 }
 
 /// Which of a remote command's two outputs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Stream {
+pub(crate) enum Stream {
     /// File descriptor 1.
     Stdout,
     /// File descriptor 2.
@@ -47,7 +47,7 @@ impl fmt::Display for Stream {
 
 /// How important a log line is, most important last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
+pub(crate) enum Level {
     /// `-vv`: every step.
     Trace,
     /// `-v`: what one needs to find out why something does not work.
@@ -65,7 +65,7 @@ pub enum Level {
 impl Level {
     /// The name in log lines.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Trace => "TRACE",
             Self::Debug => "DEBUG",
@@ -79,7 +79,7 @@ impl Level {
 
 /// How a host ended, without the details.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
+pub(crate) enum Status {
     /// The command ended with status 0.
     Ok,
     /// The command ended with this status, which is not 0.
@@ -112,19 +112,19 @@ pub enum Status {
 
 /// How a host ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The kind of end.
-    pub status: Status,
+    pub(crate) status: Status,
     /// What exactly happened, where the status does not say it all.
-    pub reason: Option<Tree>,
+    pub(crate) reason: Option<Tree>,
     /// How long the command ran (zero where it never started).
-    pub duration: Duration,
+    pub(crate) duration: Duration,
 }
 
 impl Outcome {
     /// An end before any command ran.
     #[must_use]
-    pub fn failed(status: Status, reason: Tree) -> Self {
+    pub(crate) fn failed(status: Status, reason: Tree) -> Self {
         Self {
             status,
             reason: Some(reason),
@@ -134,7 +134,7 @@ impl Outcome {
 
     /// The same end, of a host that has lost its lock, which is what counts then.
     #[must_use]
-    pub fn without_lock(self, reason: &Tree) -> Self {
+    pub(crate) fn without_lock(self, reason: &Tree) -> Self {
         Self {
             status: Status::LockLost,
             reason: Some(reason.clone()),
@@ -144,13 +144,13 @@ impl Outcome {
 
     /// Whether all is well.
     #[must_use]
-    pub fn is_ok(&self) -> bool {
+    pub(crate) fn is_ok(&self) -> bool {
         self.status == Status::Ok
     }
 
     /// The end of a host that the run did not wait for.
     #[must_use]
-    pub fn cancelled() -> Self {
+    pub(crate) fn cancelled() -> Self {
         Self {
             status: Status::Cancelled,
             reason: None,
@@ -161,18 +161,18 @@ impl Outcome {
 
 /// The key that a server showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostKey {
+pub(crate) struct HostKey {
     /// The key in SSH wire format (RFC 4253 section 6.6).
-    pub blob: Vec<u8>,
+    pub(crate) blob: Vec<u8>,
     /// Its algorithm, as in `ssh-ed25519`.
-    pub algorithm: String,
+    pub(crate) algorithm: String,
     /// `SHA256:…`, as `ssh-keygen -l` prints it.
-    pub fingerprint: String,
+    pub(crate) fingerprint: String,
 }
 
 /// Why there is no lock on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LockRefusal {
+pub(crate) enum LockRefusal {
     /// Another run, or another program, has it.
     Held {
         /// What is locked.
@@ -191,26 +191,26 @@ pub enum LockRefusal {
 /// A file or directory on a host, by boot id, device and inode: what was locked, or
 /// where an upload goes. Two targets of a run may turn out to be one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Identity(pub String);
+pub(crate) struct Identity(pub(crate) String);
 
 impl Identity {
     /// Whether two targets have locked the same thing. Not if it could not be
     /// found out what they have locked.
     #[must_use]
-    pub fn is_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         self == other && self.is_known()
     }
 
     /// Whether it could be found out what it is.
     #[must_use]
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         !self.0.starts_with(':') && !self.0.ends_with(':')
     }
 }
 
 /// What a node thread tells the main thread.
 #[derive(Debug, Clone)]
-pub enum NodeEvent {
+pub(crate) enum NodeEvent {
     /// Logged in and ready for a command.
     Connected,
     /// The server's key is unknown; the node waits for an answer.
@@ -249,7 +249,7 @@ impl NodeEvent {
     /// Whether this is about the connection and its guard, and not about the attempt
     /// that it comes from.
     #[must_use]
-    pub fn is_about_connection(&self) -> bool {
+    pub(crate) fn is_about_connection(&self) -> bool {
         matches!(
             self,
             Self::Left(_)
@@ -263,7 +263,7 @@ impl NodeEvent {
 
 /// What happens to a sync tool, for the coordinator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ToolEvent {
+pub(crate) enum ToolEvent {
     /// It has been started.
     Started(NodeId),
     /// It has said SYNC, with this description.
@@ -274,7 +274,7 @@ pub enum ToolEvent {
 
 /// How a sync tool has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ToolEnd {
+pub(crate) enum ToolEnd {
     /// With status 0.
     Succeeded,
     /// In any other way: it cannot be counted on to have done its part.
@@ -282,7 +282,7 @@ pub enum ToolEnd {
 }
 
 /// Where a part of the program says what it does. `output` shows it.
-pub trait Log {
+pub(crate) trait Log {
     /// Whether a line of this level is shown: for lines that cost something to make.
     fn enabled(&self, level: Level) -> bool;
 

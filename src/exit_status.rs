@@ -4,7 +4,7 @@ use crate::event::Status;
 
 /// How the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ExitStatus {
+pub(crate) enum ExitStatus {
     /// All hosts are ok.
     Success,
     /// A command failed on some host.
@@ -27,7 +27,7 @@ impl ExitStatus {
     /// The number that the calling process sees. (For a signal: what a shell
     /// makes of it.)
     #[must_use]
-    pub fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Self::Success => 0,
             Self::Failed => 1,
@@ -43,7 +43,7 @@ impl ExitStatus {
     /// The status of a run whose hosts ended like this. Where several apply, a
     /// problem with the connection counts more than a failed command: the
     /// caller cannot know then what state the host is in.
-    pub fn of<'a>(statuses: impl IntoIterator<Item = &'a Status>) -> Self {
+    pub(crate) fn of<'a>(statuses: impl IntoIterator<Item = &'a Status>) -> Self {
         statuses
             .into_iter()
             .map(|status| match status {

@@ -1,6 +1,7 @@
 //! orgalorg: work on a whole fleet of hosts over plain SSH.
 //!
-//! This library belongs to the `orgalorg` command and promises no API.
+//! This library belongs to the `orgalorg` command, which calls [`main`]. It has no other
+//! API.
 //!
 //! # The map
 //! From top to bottom; modules use those below them only, which a test holds
@@ -13,7 +14,8 @@
 //!   [`output`]: the printer and what it prints.
 //! - [`hosts`]: target expressions and known_hosts. [`remote`]: text for the
 //!   hosts' shells, and from them. Both pure.
-//! - [`event`], [`error`], [`exit_status`], [`deadlines`], [`wake`], `random`: what all of them share.
+//! - [`event`], [`error`], [`exit_status`], [`deadlines`], [`wake`], [`random`]: shared by
+//!   all of them.
 //!
 //! `docs/ARCHITECTURE.md` says why it is like this.
 
@@ -21,18 +23,38 @@
 // may do both.)
 #![warn(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 
-pub mod archive;
-pub mod cli;
-pub mod cluster;
-pub mod config;
-pub mod deadlines;
-pub mod error;
-pub mod event;
-pub mod exit_status;
-pub mod hosts;
-pub mod output;
+mod archive;
+mod cli;
+mod cluster;
+mod config;
+mod deadlines;
+mod error;
+mod event;
+mod exit_status;
+mod hosts;
+mod output;
 mod random;
-pub mod remote;
-pub mod run;
-pub mod ssh;
-pub mod wake;
+mod remote;
+mod run;
+mod ssh;
+mod wake;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use exit_status::ExitStatus;
+
+/// The whole program: parse the arguments, run, and end as the run says.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let status = match cli::parse(arguments) {
+        Ok(config) => run::run(config).unwrap_or_else(cli::complain),
+        Err(early) => early.print(),
+    };
+    match status {
+        // The caller sees the signal that ended us, as with any other program.
+        ExitStatus::Signal(signal) => cli::die_by(signal),
+        ExitStatus::BrokenPipe => cli::die_by(signal_hook::consts::SIGPIPE),
+        _ => {}
+    }
+    ExitCode::from(status.code())
+}

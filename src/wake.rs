@@ -14,13 +14,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 /// The sending end: cheap to clone, usable from any thread.
 #[derive(Debug, Clone)]
-pub struct Waker {
+pub(crate) struct Waker {
     pipe: Arc<OwnedFd>,
 }
 
 /// The end that a thread polls.
 #[derive(Debug)]
-pub struct Wakeup {
+pub(crate) struct Wakeup {
     pipe: OwnedFd,
 }
 
@@ -28,7 +28,7 @@ pub struct Wakeup {
 ///
 /// # Errors
 /// The process has no file descriptors left.
-pub fn pair() -> io::Result<(Waker, Wakeup)> {
+pub(crate) fn pair() -> io::Result<(Waker, Wakeup)> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     Ok((
         Waker {
@@ -40,7 +40,7 @@ pub fn pair() -> io::Result<(Waker, Wakeup)> {
 
 impl Waker {
     /// Makes the next (or current) `poll` of the other end return.
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // A full pipe has a wake-up in it already. A closed one belongs to a thread
         // that has ended.
         let _ = rustix::io::write(&self.pipe, &[1]);
@@ -50,14 +50,14 @@ impl Waker {
 impl Wakeup {
     /// Forgets the wake-ups so far. Call it before looking at whatever the
     /// wake-up announced, never after: one that comes in between must count.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut sink = [0; 64];
         while matches!(rustix::io::read(&self.pipe, &mut sink), Ok(64)) {}
     }
 
     /// Sleeps until a wake-up comes. It may also return without one: check the
     /// condition again.
-    pub fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let mut fds = [PollFd::new(&self.pipe, PollFlags::IN)];
         // All that can go wrong is a signal, or no memory for a moment.
         let _ = poll(&mut fds, None);

@@ -9,7 +9,7 @@ use super::sink::{Sink, SinkError, read_into};
 
 /// How an upload is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
+pub(crate) enum Compression {
     /// As gzip(1) does it, which every host can unpack.
     Gzip,
     /// As zstd(1) does it: faster, and smaller.
@@ -19,7 +19,7 @@ pub enum Compression {
 impl Compression {
     /// The program that unpacks it.
     #[must_use]
-    pub fn program(self) -> &'static str {
+    pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Gzip => "gzip",
             Self::Zstd => "zstd",
@@ -37,7 +37,7 @@ const ZSTD_LEVEL: i32 = 3;
 const BUFFER: usize = 128 * 1024;
 
 /// Compresses, or does not, what is written to it.
-pub struct Encoder<W: Write> {
+pub(crate) struct Encoder<W: Write> {
     method: Method<W>,
     /// What has been read of a file.
     buffer: Vec<u8>,
@@ -55,7 +55,7 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     /// No memory for zstd's tables.
-    pub fn new(compression: Option<Compression>, out: W) -> io::Result<Self> {
+    pub(crate) fn new(compression: Option<Compression>, out: W) -> io::Result<Self> {
         let method = match compression {
             None => Method::Plain(out),
             Some(Compression::Gzip) => Method::Gzip(GzEncoder::new(out, GZIP_LEVEL)),
@@ -69,7 +69,7 @@ impl<W: Write> Encoder<W> {
     }
 
     /// What it is written to.
-    pub fn get_mut(&mut self) -> &mut W {
+    pub(crate) fn get_mut(&mut self) -> &mut W {
         match &mut self.method {
             Method::Plain(out) => out,
             Method::Gzip(encoder) => encoder.get_mut(),
@@ -81,7 +81,7 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     /// It is not taken.
-    pub fn finish(self) -> io::Result<W> {
+    pub(crate) fn finish(self) -> io::Result<W> {
         match self.method {
             Method::Plain(out) => Ok(out),
             Method::Gzip(encoder) => encoder.finish(),

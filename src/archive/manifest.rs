@@ -22,7 +22,7 @@ const MOST_IN_MEMORY: usize = 1024 * 1024;
 
 /// The entries that the check found.
 #[derive(Debug)]
-pub struct Manifest(SpooledTempFile);
+pub(crate) struct Manifest(SpooledTempFile);
 
 impl Manifest {
     /// Begins a comparison with the entries of another walk.

@@ -5,13 +5,13 @@
 //! compares what was checked with what is sent, [`mod@write`] makes the stream,
 //! [`compress`] makes it smaller, and [`sink`] is what takes it: `cluster` has one.
 
-pub mod compress;
-pub mod manifest;
-pub mod names;
-pub mod sink;
-pub mod sources;
-pub mod walk;
-pub mod write;
+pub(crate) mod compress;
+pub(crate) mod manifest;
+pub(crate) mod names;
+pub(crate) mod sink;
+pub(crate) mod sources;
+pub(crate) mod walk;
+pub(crate) mod write;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::error::Tree;
 
 /// Why there is no upload.
 #[derive(Debug, thiserror::Error)]
-pub enum ArchiveError {
+pub(crate) enum ArchiveError {
     /// Something that was named, or lies below it, is missing or unreadable.
     #[error("can't upload '{}'", path.display())]
     Unreadable {
@@ -79,7 +79,7 @@ impl ArchiveError {
 
 /// Something that happened and is no error.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Warning {
+pub(crate) enum Warning {
     /// Sockets cannot be uploaded.
     Socket(PathBuf),
     /// It became longer while it was sent; what it had at the beginning was sent.

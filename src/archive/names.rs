@@ -4,7 +4,7 @@ use std::path::{Component, Path, PathBuf};
 
 /// How uploaded files are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Naming {
+pub(crate) enum Naming {
     /// By their absolute path, without the leading `/`.
     Absolute,
     /// By their path as given, made clean (`-e`).
@@ -18,7 +18,7 @@ impl Naming {
     ///
     /// Symbolic links are not looked at: `a/../b` is `b` whatever `a` is.
     #[must_use]
-    pub fn name(self, path: &Path, current: &Path) -> PathBuf {
+    pub(crate) fn name(self, path: &Path, current: &Path) -> PathBuf {
         match self {
             Self::Absolute => clean(&current.join(path)),
             Self::Relative => clean(path),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use rustix::buffer::spare_capacity;
 
 /// Takes an archive.
-pub trait Sink: Write {
+pub(crate) trait Sink: Write {
     /// Takes what comes next in a file, as far as one read brings it. Nothing is
     /// the end of the file.
     ///
@@ -18,7 +18,7 @@ pub trait Sink: Write {
 
 /// Why nothing was taken.
 #[derive(Debug)]
-pub enum SinkError {
+pub(crate) enum SinkError {
     /// The file cannot be read.
     Unreadable(io::Error),
     /// Nobody wants it.
@@ -29,7 +29,7 @@ pub enum SinkError {
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn read_into(buffer: &mut Vec<u8>, file: &File, most: u64) -> Result<usize, SinkError> {
+pub(crate) fn read_into(buffer: &mut Vec<u8>, file: &File, most: u64) -> Result<usize, SinkError> {
     let before = buffer.len();
     let read = rustix::io::retry_on_intr(|| rustix::io::read(file, spare_capacity(buffer)))
         .map_err(|error| SinkError::Unreadable(error.into()))?;

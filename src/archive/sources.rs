@@ -15,32 +15,32 @@ use super::{ArchiveError, Warning};
 
 /// What an upload is to be like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     /// How files are named on the hosts.
-    pub naming: Naming,
+    pub(crate) naming: Naming,
     /// Send what symbolic links lead to, instead of the links.
-    pub dereference: bool,
+    pub(crate) dereference: bool,
     /// Keep the numbers of their owners.
-    pub keep_uid: bool,
+    pub(crate) keep_uid: bool,
     /// Keep the numbers of their groups.
-    pub keep_gid: bool,
+    pub(crate) keep_gid: bool,
 }
 
 /// All that is to be uploaded.
 #[derive(Debug)]
-pub struct Sources {
+pub(crate) struct Sources {
     /// What was named, without what is named twice.
-    pub list: Vec<Source>,
+    pub(crate) list: Vec<Source>,
     /// How it is sent.
-    pub options: Options,
+    pub(crate) options: Options,
     /// How many things that are no directories there are.
-    pub files: u64,
+    pub(crate) files: u64,
     /// How many bytes all regular files have.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What was noticed.
-    pub warnings: Vec<Warning>,
+    pub(crate) warnings: Vec<Warning>,
     /// All entries that were found.
-    pub manifest: Manifest,
+    pub(crate) manifest: Manifest,
 }
 
 impl Sources {
@@ -48,7 +48,7 @@ impl Sources {
     ///
     /// # Errors
     /// Something is missing or unreadable, or two things would have one name.
-    pub fn check(paths: &[PathBuf], options: Options) -> Result<Self, ArchiveError> {
+    pub(crate) fn check(paths: &[PathBuf], options: Options) -> Result<Self, ArchiveError> {
         let current = std::env::current_dir().map_err(ArchiveError::NoCurrentDirectory)?;
         let list = paths
             .iter()

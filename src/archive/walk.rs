@@ -19,38 +19,38 @@ const BATCH: usize = 16 * 1024;
 
 /// Something that was named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct Source {
     /// Where it is, as given.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it is called on the hosts; may be empty.
-    pub name: PathBuf,
+    pub(crate) name: PathBuf,
 }
 
 /// A file, directory or other thing below a source, or the source itself.
 #[derive(Debug)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Where it is.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// What it is called on the hosts.
-    pub name: PathBuf,
+    pub(crate) name: PathBuf,
     /// Of what is sent: behind the symbolic link, where one is followed.
-    pub metadata: Metadata,
+    pub(crate) metadata: Metadata,
     /// What the path names may be a symbolic link, and what is behind it is sent.
-    pub is_followed: bool,
+    pub(crate) is_followed: bool,
 }
 
 impl Entry {
     /// What tells two names of one file: device and inode, where there may be
     /// several names.
     #[must_use]
-    pub fn link_identity(&self) -> Option<(u64, u64)> {
+    pub(crate) fn link_identity(&self) -> Option<(u64, u64)> {
         let metadata = &self.metadata;
         (metadata.nlink() > 1 && !metadata.is_dir()).then(|| identity(metadata))
     }
 
     /// A socket cannot be sent.
     #[must_use]
-    pub fn is_socket(&self) -> bool {
+    pub(crate) fn is_socket(&self) -> bool {
         self.metadata.file_type().is_socket()
     }
 }
@@ -59,7 +59,7 @@ impl Entry {
 ///
 /// # Errors
 /// An entry cannot be read, or `visit` fails.
-pub fn walk(
+pub(crate) fn walk(
     source: &Source,
     dereference: bool,
     mut visit: impl FnMut(Entry) -> Result<(), ArchiveError>,

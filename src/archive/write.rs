@@ -22,7 +22,7 @@ use super::walk::{Entry, walk};
 use super::{ArchiveError, Warning};
 
 /// Who wants to know how far an archive is.
-pub trait Listener {
+pub(crate) trait Listener {
     /// This is what is sent next, the `number`th of what is no directory.
     fn file(&mut self, number: u64, path: &Path);
 
@@ -38,11 +38,11 @@ pub trait Listener {
 
 /// What has been sent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Things that are no directories.
-    pub files: u64,
+    pub(crate) files: u64,
     /// Bytes of regular files.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Writes everything as one archive.
@@ -51,7 +51,7 @@ pub struct Sent {
 /// An entry cannot be read, was checked and is gone, or is of another kind than when
 /// it was checked; or the archive is not taken. What has been written until then is no
 /// whole archive.
-pub fn write(
+pub(crate) fn write(
     sources: &mut Sources,
     out: &mut dyn Sink,
     listener: &mut dyn Listener,
@@ -93,7 +93,7 @@ pub fn write(
 ///
 /// # Errors
 /// It cannot be compressed.
-pub fn empty(compression: Option<Compression>) -> io::Result<Vec<u8>> {
+pub(crate) fn empty(compression: Option<Compression>) -> io::Result<Vec<u8>> {
     let mut encoder = Encoder::new(compression, Vec::new())?;
     Builder::new(&mut encoder).finish()?;
     encoder.finish()

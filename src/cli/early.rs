@@ -11,7 +11,7 @@ use crate::output::OutputError;
 
 /// Why there is nothing to run.
 #[derive(Debug)]
-pub enum Early {
+pub(crate) enum Early {
     /// Help and version, or a mistake that clap found.
     Clap(clap::Error),
     /// A mistake that we found.
@@ -24,7 +24,7 @@ pub enum Early {
 impl Early {
     /// Tells the user, and says how to exit.
     #[must_use]
-    pub fn print(self) -> ExitStatus {
+    pub(crate) fn print(self) -> ExitStatus {
         match self {
             Self::Clap(error) if error.use_stderr() => {
                 // Nothing can be said if that does not work.

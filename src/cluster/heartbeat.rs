@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 /// How many periods a guard goes on without a heartbeat.
-pub const LEASE_PERIODS: u32 = 3;
+pub(crate) const LEASE_PERIODS: u32 = 3;
 
 /// Time since boot, suspended time included (`Instant` does not count that:
 /// clock_gettime(2)).

@@ -28,7 +28,7 @@ const PUNCH: u64 = 16 * 1024 * 1024;
 
 /// Why commands do not get their input.
 #[derive(Debug, thiserror::Error)]
-pub enum InputError {
+pub(crate) enum InputError {
     /// Whatever `-i` names.
     #[error("can't read the input from {name}")]
     Read {
@@ -62,7 +62,7 @@ impl InputError {
 
 /// The input of a run; each node makes its own [`Reader`].
 #[derive(Debug)]
-pub struct Input {
+pub(crate) struct Input {
     name: String,
     file: File,
     start: u64,
@@ -83,7 +83,7 @@ impl Input {
     ///
     /// # Errors
     /// It cannot be read from any place (so it is no regular file).
-    pub fn from_file(mut file: File, name: String) -> Result<Self, InputError> {
+    pub(crate) fn from_file(mut file: File, name: String) -> Result<Self, InputError> {
         let start = match file.stream_position() {
             Ok(start) => start,
             Err(source) => return Err(InputError::Read { name, source }),
@@ -100,7 +100,7 @@ impl Input {
     ///
     /// # Errors
     /// No temporary file can be made.
-    pub fn spooled(name: String, nodes: usize) -> Result<Self, InputError> {
+    pub(crate) fn spooled(name: String, nodes: usize) -> Result<Self, InputError> {
         Ok(Self {
             name,
             file: tempfile::tempfile().map_err(InputError::spool)?,
@@ -119,7 +119,7 @@ impl Input {
     }
 
     /// This node will not read (any more).
-    pub fn leave(&self, node: NodeId) {
+    pub(crate) fn leave(&self, node: NodeId) {
         if let Some(spool) = &self.spool {
             spool.readers[node.0].store(u64::MAX, Ordering::Release);
         }
@@ -128,7 +128,7 @@ impl Input {
 
 /// One node's place in the input.
 #[derive(Debug)]
-pub struct Reader {
+pub(crate) struct Reader {
     input: Arc<Input>,
     node: NodeId,
     offset: u64,
@@ -137,7 +137,7 @@ pub struct Reader {
 impl Reader {
     /// At the beginning.
     #[must_use]
-    pub fn new(input: Arc<Input>, node: NodeId) -> Self {
+    pub(crate) fn new(input: Arc<Input>, node: NodeId) -> Self {
         let offset = input.start;
         Self {
             input,
@@ -150,7 +150,7 @@ impl Reader {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<Supply, InputError> {
+    pub(crate) fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<Supply, InputError> {
         let (most, at_end) = match &self.input.spool {
             None => (INPUT_CHUNK, true),
             Some(spool) => {
@@ -201,7 +201,7 @@ fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
 ///
 /// # Errors
 /// No thread can be started.
-pub fn start_feeder(
+pub(crate) fn start_feeder(
     source: File,
     input: Arc<Input>,
     wakers: Vec<Waker>,

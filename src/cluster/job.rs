@@ -15,7 +15,7 @@ use crate::remote::script::Script;
 use crate::ssh::process::TerminalSize;
 
 /// What a node is told.
-pub enum Order {
+pub(crate) enum Order {
     /// The host key that the node asked about is the right one.
     Trust,
     /// It is not, for this reason.
@@ -41,19 +41,19 @@ pub enum Order {
 }
 
 /// Something to run on many hosts.
-pub struct Job {
+pub(crate) struct Job {
     /// What each host runs.
-    pub script: Script,
+    pub(crate) script: Script,
     /// What its streams are connected to.
-    pub kind: JobKind,
+    pub(crate) kind: JobKind,
     /// How long it may take on each host.
-    pub timeout: Option<Duration>,
+    pub(crate) timeout: Option<Duration>,
     /// The run directory, if there is one, is the job's from now on.
-    pub keeps_run_directory: bool,
+    pub(crate) keeps_run_directory: bool,
 }
 
 /// What the streams of a job are connected to.
-pub enum JobKind {
+pub(crate) enum JobKind {
     /// The user's command: output to the printer, stdin from `-i`.
     Command {
         /// The stdin of all hosts; end of file at once without.
@@ -71,7 +71,7 @@ pub enum JobKind {
 
 impl Job {
     /// A script of ours.
-    pub fn internal(script: Script) -> Self {
+    pub(crate) fn internal(script: Script) -> Self {
         Self {
             script,
             kind: JobKind::Internal,
@@ -91,12 +91,12 @@ impl Job {
 
 /// How the sync tools of a run talk.
 #[derive(Clone)]
-pub struct Protocol {
+pub(crate) struct Protocol {
     /// The beginning of each message.
-    pub prefix: Prefix,
+    pub(crate) prefix: Prefix,
     /// The names of the nodes.
-    pub names: Arc<Names>,
+    pub(crate) names: Arc<Names>,
     /// The way to the coordinator. Unbounded: the coordinator never waits, and the
     /// inbox of each tool bounds what may be said.
-    pub events: Sender<ToolEvent>,
+    pub(crate) events: Sender<ToolEvent>,
 }

@@ -9,14 +9,14 @@
 
 mod guard;
 mod heartbeat;
-pub mod input;
-pub mod job;
+pub(crate) mod input;
+pub(crate) mod job;
 mod login;
-pub mod node;
+pub(crate) mod node;
 mod node_loop;
 mod output_port;
-pub mod stream;
-pub mod sudo_dialog;
+pub(crate) mod stream;
+pub(crate) mod sudo_dialog;
 mod task;
 mod work;
 
@@ -39,7 +39,7 @@ use job::Order;
 use node::{Node, Shared};
 use node_loop::NodeLoop;
 
-pub use heartbeat::LEASE_PERIODS;
+pub(crate) use heartbeat::LEASE_PERIODS;
 
 /// Enough for libssh2 with its 35 KB packets on the heap, and small enough for
 /// thousands of threads. (It is address space; memory is what gets touched.)
@@ -49,7 +49,7 @@ const STACK: usize = 256 * 1024;
 type Channel<T> = (Sender<T>, Receiver<T>);
 
 /// All nodes of a run.
-pub struct Cluster {
+pub(crate) struct Cluster {
     targets: Arc<[Target]>,
     endpoints: Vec<Endpoint>,
     shared: Arc<Shared>,
@@ -68,7 +68,7 @@ struct Handle {
 
 /// Brings orders to a node, from any thread.
 #[derive(Clone)]
-pub struct Courier {
+pub(crate) struct Courier {
     // Unbounded: a node gets a handful of orders in its life. (Only what sync
     // tools say to each other is more, and what waits for a tool is bounded.)
     orders: Sender<(Option<Attempt>, Order)>,
@@ -77,7 +77,7 @@ pub struct Courier {
 
 impl Courier {
     /// Tells the node something about what it does. Never waits.
-    pub fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         self.send(None, order);
     }
 
@@ -97,7 +97,7 @@ impl Cluster {
     /// No node has been started yet. The endpoints are those of the targets, in the
     /// same order.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         targets: Arc<[Target]>,
         endpoints: Vec<Endpoint>,
         shared: Shared,
@@ -117,19 +117,19 @@ impl Cluster {
 
     /// How a node is reached.
     #[must_use]
-    pub fn endpoint(&self, id: NodeId) -> &Endpoint {
+    pub(crate) fn endpoint(&self, id: NodeId) -> &Endpoint {
         &self.endpoints[id.0]
     }
 
     /// What the nodes say.
     #[must_use]
-    pub fn events(&self) -> &Receiver<(NodeId, Attempt, NodeEvent)> {
+    pub(crate) fn events(&self) -> &Receiver<(NodeId, Attempt, NodeEvent)> {
         &self.events.1
     }
 
     /// Starts a node's thread, which connects at once. Whatever becomes of it,
     /// it ends with [`NodeEvent::Ended`].
-    pub fn start(&mut self, id: NodeId, attempt: Attempt) {
+    pub(crate) fn start(&mut self, id: NodeId, attempt: Attempt) {
         let started = wake::pair().and_then(|(waker, wakeup)| {
             let (orders, receiver) = unbounded();
             let plug = Plug::default();
@@ -174,14 +174,14 @@ impl Cluster {
     }
 
     /// Tells a node something about what it does.
-    pub fn order(&self, id: NodeId, order: Order) {
+    pub(crate) fn order(&self, id: NodeId, order: Order) {
         if let Some(handle) = &self.handles[id.0] {
             handle.courier.order(order);
         }
     }
 
     /// Has a node begin something. All that it says from then on carries this number.
-    pub fn begin(&self, id: NodeId, attempt: Attempt, order: Order) {
+    pub(crate) fn begin(&self, id: NodeId, attempt: Attempt, order: Order) {
         if let Some(handle) = &self.handles[id.0] {
             handle.courier.begin(attempt, order);
         }
@@ -189,14 +189,14 @@ impl Cluster {
 
     /// The way to a node, if it has been started.
     #[must_use]
-    pub fn courier(&self, id: NodeId) -> Option<Courier> {
+    pub(crate) fn courier(&self, id: NodeId) -> Option<Courier> {
         let handle = self.handles[id.0].as_ref();
         handle.map(|handle| handle.courier.clone())
     }
 
     /// Breaks off the connection of a node that does not watch the time any
     /// more.
-    pub fn unplug(&self, id: NodeId) {
+    pub(crate) fn unplug(&self, id: NodeId) {
         if let Some(handle) = &self.handles[id.0] {
             handle.plug.pull();
         }
@@ -204,20 +204,20 @@ impl Cluster {
 
     /// What wakes a node, if it has been started.
     #[must_use]
-    pub fn waker(&self, id: NodeId) -> Option<Waker> {
+    pub(crate) fn waker(&self, id: NodeId) -> Option<Waker> {
         let handle = self.handles[id.0].as_ref();
         handle.map(|handle| handle.courier.waker.clone())
     }
 
     /// The wakers of all nodes that have been started.
     #[must_use]
-    pub fn wakers(&self) -> Vec<Waker> {
+    pub(crate) fn wakers(&self) -> Vec<Waker> {
         let handles = self.handles.iter().flatten();
         handles.map(|handle| handle.courier.waker.clone()).collect()
     }
 
     /// Ends all nodes, whatever they are doing.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         for handle in self.handles.iter().flatten() {
             handle.courier.waker.wake();

@@ -19,17 +19,17 @@ use crate::ssh::session::Plug;
 use crate::wake::{Waker, Wakeup};
 
 /// What all nodes of a run share.
-pub struct Shared {
+pub(crate) struct Shared {
     /// The known_hosts files.
-    pub known_hosts: KnownHosts,
+    pub(crate) known_hosts: KnownHosts,
     /// The keys and the password of the run.
-    pub credentials: Credentials,
+    pub(crate) credentials: Credentials,
     /// How to get past sudo, if the run uses it (`-x`).
-    pub sudo: Option<Sudo>,
+    pub(crate) sudo: Option<Sudo>,
     /// The interval of heartbeats.
-    pub heartbeat: Duration,
+    pub(crate) heartbeat: Duration,
     /// Bytes of output that each node may have under way.
-    pub credit: usize,
+    pub(crate) credit: usize,
 }
 
 /// One node, in its own thread.

@@ -25,7 +25,7 @@ const QUEUE: usize = 4;
 
 /// A piece of the stream, for every node.
 #[derive(Debug, Clone)]
-pub enum Chunk {
+pub(crate) enum Chunk {
     /// A piece.
     Bytes {
         /// Shared by all nodes.
@@ -39,7 +39,7 @@ pub enum Chunk {
 
 /// The way to one node.
 #[derive(Debug)]
-pub struct Outlet {
+pub(crate) struct Outlet {
     node: NodeId,
     chunks: Sender<Chunk>,
     waker: Waker,
@@ -47,7 +47,7 @@ pub struct Outlet {
 
 impl Outlet {
     /// Sends a whole archive to a node that has not been sent anything yet.
-    pub fn finish(self, archive: Vec<u8>) {
+    pub(crate) fn finish(self, archive: Vec<u8>) {
         self.send(Chunk::Bytes {
             bytes: Arc::new(archive),
             is_last: true,
@@ -55,7 +55,7 @@ impl Outlet {
     }
 
     /// Says that nothing will ever come.
-    pub fn break_off(self, reason: Tree) {
+    pub(crate) fn break_off(self, reason: Tree) {
         self.send(Chunk::Broken(reason));
     }
 
@@ -68,7 +68,7 @@ impl Outlet {
 }
 
 /// The writer's end.
-pub struct Stream {
+pub(crate) struct Stream {
     outlets: Vec<Outlet>,
     buffer: Vec<u8>,
 }
@@ -76,7 +76,7 @@ pub struct Stream {
 impl Stream {
     /// A stream without nodes.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             outlets: Vec::new(),
             buffer: Vec::with_capacity(CHUNK),
@@ -84,7 +84,7 @@ impl Stream {
     }
 
     /// Adds a node, and returns its end.
-    pub fn add(&mut self, node: NodeId, waker: Option<Waker>) -> Receiver<Chunk> {
+    pub(crate) fn add(&mut self, node: NodeId, waker: Option<Waker>) -> Receiver<Chunk> {
         let (chunks, receiver) = bounded(QUEUE);
         // (A node that has no thread takes nothing.)
         self.outlets.extend(waker.map(|waker| Outlet {
@@ -96,7 +96,7 @@ impl Stream {
     }
 
     /// Takes out a node that gets something else instead.
-    pub fn remove(&mut self, node: NodeId) -> Option<Outlet> {
+    pub(crate) fn remove(&mut self, node: NodeId) -> Option<Outlet> {
         let at = self.outlets.iter().position(|outlet| outlet.node == node)?;
         Some(self.outlets.remove(at))
     }
@@ -105,12 +105,12 @@ impl Stream {
     ///
     /// # Errors
     /// No node is left.
-    pub fn finish(mut self) -> io::Result<()> {
+    pub(crate) fn finish(mut self) -> io::Result<()> {
         self.pass_on(true)
     }
 
     /// Tells all nodes that the rest will never come, and drops them.
-    pub fn break_off(&mut self, reason: &Tree) {
+    pub(crate) fn break_off(&mut self, reason: &Tree) {
         self.send(&Chunk::Broken(reason.clone()));
         self.outlets.clear();
     }

@@ -10,11 +10,11 @@ use crate::ssh::process::Supply;
 
 /// How a run gets past sudo.
 #[derive(Clone)]
-pub struct Sudo {
+pub(crate) struct Sudo {
     /// The words by which sudo and the script under it are known.
-    pub nonces: Nonces,
+    pub(crate) nonces: Nonces,
     /// The answer to sudo's question.
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
 }
 
 /// The talk with one sudo.

@@ -13,22 +13,22 @@ use super::excerpt;
 
 /// The longest user or host, in bytes. DNS allows 253; the bound keeps a long
 /// name times many numbers from filling the memory.
-pub const MAX_PART: usize = 255;
+pub(crate) const MAX_PART: usize = 255;
 
 /// A host to connect to, with the user and port where they were named.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Address {
+pub(crate) struct Address {
     /// What stood before the last `@`.
-    pub user: Option<String>,
+    pub(crate) user: Option<String>,
     /// Name, IPv4 or IPv6 address; the latter without brackets, with its zone.
-    pub host: String,
+    pub(crate) host: String,
     /// What stood after the host, never 0.
-    pub port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 /// Why a text is no address.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum AddressError {
+pub(crate) enum AddressError {
     /// Nothing where the host should be.
     #[error("the host name is missing")]
     EmptyHost,
@@ -170,9 +170,9 @@ pub(super) fn canonical(host: &str) -> String {
 /// An address taken apart. User and port are checked; a host name is not yet,
 /// as it may still hold ranges.
 pub(super) struct Parts<'a> {
-    pub user: Option<&'a str>,
-    pub host: Host<'a>,
-    pub port: Option<u16>,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) host: Host<'a>,
+    pub(crate) port: Option<u16>,
 }
 
 /// The host part of an address.

@@ -7,39 +7,39 @@ use std::time::Duration;
 /// How one target is reached. `ssh` and `cluster` take everything that belongs to a
 /// single host from here, so targets of one run may differ in all of it.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
+pub(crate) struct Endpoint {
     /// The name or address to connect to; IPv6 without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port to connect to.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The user to log in as.
-    pub user: String,
+    pub(crate) user: String,
     /// What to do with unknown and changed host keys.
-    pub host_keys: HostKeyPolicy,
+    pub(crate) host_keys: HostKeyPolicy,
     /// Where host keys are looked up and recorded.
-    pub known_hosts: Arc<KnownHostsFiles>,
+    pub(crate) known_hosts: Arc<KnownHostsFiles>,
     /// Key files that are tried where they exist, after those of `-k`.
-    pub identity_files: Arc<[PathBuf]>,
+    pub(crate) identity_files: Arc<[PathBuf]>,
     /// Limit of TCP connect, handshake, authentication and the guard's readiness,
     /// together.
-    pub connect_timeout: Duration,
+    pub(crate) connect_timeout: Duration,
     /// When a silent host counts as lost.
-    pub liveness: Liveness,
+    pub(crate) liveness: Liveness,
 }
 
 /// The known_hosts files of an endpoint (ssh_config(5): UserKnownHostsFile and
 /// GlobalKnownHostsFile).
 #[derive(Debug, Default, PartialEq, Eq, Hash)]
-pub struct KnownHostsFiles {
+pub(crate) struct KnownHostsFiles {
     /// Files of the user. New keys go to the first.
-    pub user: Vec<PathBuf>,
+    pub(crate) user: Vec<PathBuf>,
     /// Files of the system.
-    pub global: Vec<PathBuf>,
+    pub(crate) global: Vec<PathBuf>,
 }
 
 /// What to do with unknown host keys (`--host-keys`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum HostKeyPolicy {
+pub(crate) enum HostKeyPolicy {
     /// Refuse them.
     Strict,
     /// Ask the user, once for all hosts.
@@ -52,11 +52,11 @@ pub enum HostKeyPolicy {
 
 /// How the silence of a peer is judged.
 #[derive(Debug, Clone, Copy)]
-pub struct Liveness {
+pub(crate) struct Liveness {
     /// A connection that takes no data for this long is lost.
-    pub send_timeout: Duration,
+    pub(crate) send_timeout: Duration,
     /// A host that shows no life for this long is lost.
-    pub recv_timeout: Duration,
+    pub(crate) recv_timeout: Duration,
     /// The interval of keep-alives.
-    pub keep_alive: Duration,
+    pub(crate) keep_alive: Duration,
 }

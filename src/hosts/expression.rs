@@ -15,22 +15,22 @@ use super::address::{
 use super::excerpt;
 
 /// The most hosts that one expression, or all of a run, may name.
-pub const MAX_HOSTS: usize = 100_000;
+pub(crate) const MAX_HOSTS: usize = 100_000;
 
 /// A host expression that cannot be used, and why (its source).
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("invalid host expression '{expression}'")]
-pub struct ExpressionError {
+pub(crate) struct ExpressionError {
     /// The expression, or the item of a list that is wrong, fit to be shown.
-    pub expression: String,
+    pub(crate) expression: String,
     /// What is wrong with it.
     #[source]
-    pub problem: ExpressionProblem,
+    pub(crate) problem: ExpressionProblem,
 }
 
 /// What is wrong with a host expression.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum ExpressionProblem {
+pub(crate) enum ExpressionProblem {
     /// Nothing at all.
     #[error("it is empty, name a host")]
     Empty,
@@ -106,7 +106,7 @@ pub enum ExpressionProblem {
 /// # Errors
 /// Says which part cannot be understood and why, also where it would name more
 /// than [`MAX_HOSTS`] hosts.
-pub fn expand(text: &str) -> Result<Vec<Address>, ExpressionError> {
+pub(crate) fn expand(text: &str) -> Result<Vec<Address>, ExpressionError> {
     let text = trim(text);
     let wrong = |item: &str, problem| ExpressionError {
         expression: excerpt(item),

@@ -20,7 +20,7 @@ type Numbers = BTreeSet<(usize, String)>;
 /// A name with a user or port (`ops@web1:22`) is folded in its host only, and an
 /// IPv6 address not at all: brackets would mean something else there.
 #[must_use]
-pub fn fold<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn fold<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut order: Vec<Vec<&str>> = Vec::new();
     let mut kinds: HashMap<Vec<&str>, BTreeSet<Vec<&str>>> = HashMap::new();
     for name in names {
@@ -163,7 +163,7 @@ fn follows(first: &str, last: &str, next: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hosts::expand;
+    use crate::hosts::expression::expand;
     use proptest::prelude::*;
 
     fn names(expression: &str) -> Vec<String> {

@@ -15,16 +15,15 @@ mod address;
 mod endpoint;
 mod expression;
 mod fold;
-pub mod known_hosts;
+pub(crate) mod known_hosts;
 mod sources;
 mod target;
 
-pub use address::{Address, AddressError, MAX_PART};
-pub use endpoint::{Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness};
-pub use expression::{ExpressionError, ExpressionProblem, MAX_HOSTS, expand};
-pub use fold::fold;
-pub use sources::{HostsError, LineProblem, collect};
-pub use target::{Target, exclude, resolve};
+pub(crate) use address::Address;
+pub(crate) use endpoint::{Endpoint, HostKeyPolicy, KnownHostsFiles, Liveness};
+pub(crate) use fold::fold;
+pub(crate) use sources::collect;
+pub(crate) use target::{Target, exclude, resolve};
 
 /// How much of a user's text an error message repeats, in characters.
 const EXCERPT: usize = 100;

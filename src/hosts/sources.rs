@@ -22,7 +22,7 @@ const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// Why the hosts could not be collected.
 #[derive(Debug, Error)]
-pub enum HostsError {
+pub(crate) enum HostsError {
     /// A file that is missing or not ours to read.
     #[error("can't open hosts file '{file}'")]
     Open {
@@ -76,7 +76,7 @@ pub enum HostsError {
 
 /// What is wrong with a line of hosts.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum LineProblem {
+pub(crate) enum LineProblem {
     /// No expression.
     #[error(transparent)]
     Expression(#[from] ExpressionError),
@@ -104,7 +104,7 @@ pub enum LineProblem {
 ///
 /// # Errors
 /// Names the argument, or file and line, that cannot be read or understood.
-pub fn collect(
+pub(crate) fn collect(
     values: &[OsString],
     stdin: Option<&mut dyn BufRead>,
     home: Option<&Path>,

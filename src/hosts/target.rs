@@ -7,24 +7,24 @@ use super::address::{Address, canonical, with_port};
 
 /// A host of the run.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Target {
+pub(crate) struct Target {
     /// Whom to log in as.
-    pub user: String,
+    pub(crate) user: String,
     /// The host as given; IPv6 without brackets.
-    pub host: String,
+    pub(crate) host: String,
     /// The port to connect to.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The address as typed, such as `ops@db7`.
-    pub given: String,
+    pub(crate) given: String,
     /// What stands before its lines of output. No two targets share it.
-    pub prefix: String,
+    pub(crate) prefix: String,
 }
 
 impl Target {
     /// The node as messages and the sync protocol name it: `[user@host:port]`,
     /// and `[user@[::1]:22]` for IPv6, so that the port can be told.
     #[must_use]
-    pub fn node(&self) -> String {
+    pub(crate) fn node(&self) -> String {
         format!("[{}]", self.login())
     }
 
@@ -38,7 +38,7 @@ impl Target {
 /// an address leaves them open, and drops what is there already. The order is
 /// kept.
 #[must_use]
-pub fn resolve(
+pub(crate) fn resolve(
     addresses: Vec<Address>,
     defaults: impl Fn(&Address) -> (String, u16),
 ) -> Vec<Target> {
@@ -66,7 +66,7 @@ pub fn resolve(
 /// Drops the targets that a pattern names: by the host, and by user and port
 /// where the pattern has them. Prefixes are those of the targets that stay.
 #[must_use]
-pub fn exclude(mut targets: Vec<Target>, patterns: &[Address]) -> Vec<Target> {
+pub(crate) fn exclude(mut targets: Vec<Target>, patterns: &[Address]) -> Vec<Target> {
     // A set, so that thousands of patterns against thousands of targets do not
     // take seconds; a target is looked up once for each kind of pattern.
     let patterns: HashSet<(String, Option<&str>, Option<u16>)> = patterns
@@ -120,7 +120,7 @@ fn name_prefixes(targets: &mut [Target]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hosts::expand;
+    use crate::hosts::expression::expand;
     use proptest::prelude::*;
 
     fn targets(text: &str) -> Vec<Target> {

@@ -17,7 +17,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const STUCK: Duration = Duration::from_secs(60);
 
 /// The loans that are held back.
-pub struct Backlog {
+pub(crate) struct Backlog {
     loans: Vec<(NodeId, Loan)>,
     /// The node's command has ended, and no other one has sent anything.
     has_ended: Vec<bool>,
@@ -30,7 +30,7 @@ pub struct Backlog {
 impl Backlog {
     /// An empty backlog for this number of nodes.
     #[must_use]
-    pub fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize) -> Self {
         Self {
             loans: Vec::new(),
             has_ended: vec![false; nodes],
@@ -41,13 +41,13 @@ impl Backlog {
     }
 
     /// Holds a loan back.
-    pub fn hold(&mut self, node: NodeId, loan: Loan, now: Instant) {
+    pub(crate) fn hold(&mut self, node: NodeId, loan: Loan, now: Instant) {
         self.loans.push((node, loan));
         self.next_try.get_or_insert(now + RETRY);
     }
 
     /// Returns the loans of nodes for which there is room.
-    pub fn release(&mut self, mut has_room: impl FnMut(NodeId) -> bool) {
+    pub(crate) fn release(&mut self, mut has_room: impl FnMut(NodeId) -> bool) {
         self.loans.retain(|(node, _)| !has_room(*node));
         if self.loans.is_empty() {
             self.next_try = None;
@@ -57,29 +57,29 @@ impl Backlog {
 
     /// Whether no loan is held back.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.loans.is_empty()
     }
 
     /// Notes output of a node.
-    pub fn note_output(&mut self, node: NodeId) {
+    pub(crate) fn note_output(&mut self, node: NodeId) {
         self.has_ended[node.0] = false;
     }
 
     /// Notes the end of a node's command, or of the node.
-    pub fn note_end(&mut self, node: NodeId) {
+    pub(crate) fn note_end(&mut self, node: NodeId) {
         self.has_ended[node.0] = true;
     }
 
     /// When to try to make room. None if no loan is held back.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         self.next_try
     }
 
     /// Notes a failed try to make room. True, once, if every node has been waiting or
     /// ended for [`STUCK`].
-    pub fn note_failed_try(&mut self, now: Instant) -> bool {
+    pub(crate) fn note_failed_try(&mut self, now: Instant) -> bool {
         self.next_try = Some(now + RETRY);
         if !self.is_stuck() {
             self.stuck_since = None;

@@ -11,7 +11,7 @@ const DRAW_TIME: Duration = Duration::from_millis(100);
 
 /// The state of the bar, shared by the screen and the signal threads.
 #[derive(Debug, Default)]
-pub struct BarState {
+pub(crate) struct BarState {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -58,17 +58,17 @@ impl BarState {
     }
 
     /// Erases the bar for good.
-    pub fn wipe(&self) {
+    pub(crate) fn wipe(&self) {
         self.erase(State::Over);
     }
 
     /// Erases the bar until [`BarState::resume`].
-    pub fn pause(&self) {
+    pub(crate) fn pause(&self) {
         self.erase(State::Paused);
     }
 
     /// Lets the screen draw again.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         let mut state = self.lock();
         if *state == State::Paused {
             *state = State::Hidden;

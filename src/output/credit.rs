@@ -22,13 +22,13 @@ const TOGETHER: usize = 1024 * 1024;
 
 /// The credit of each node in bytes, for this number of nodes.
 #[must_use]
-pub fn limit(nodes: usize) -> usize {
+pub(crate) fn limit(nodes: usize) -> usize {
     (TOGETHER / nodes.max(1)).clamp(LEAST, MOST)
 }
 
 /// The credit of one node.
 #[derive(Debug)]
-pub struct Credit {
+pub(crate) struct Credit {
     limit: usize,
     used: AtomicUsize,
     waker: Waker,
@@ -37,7 +37,7 @@ pub struct Credit {
 impl Credit {
     /// Unused credit of `limit` bytes. `waker` wakes the node when credit comes back.
     #[must_use]
-    pub fn new(limit: usize, waker: Waker) -> Arc<Self> {
+    pub(crate) fn new(limit: usize, waker: Waker) -> Arc<Self> {
         Arc::new(Self {
             limit,
             used: AtomicUsize::new(0),
@@ -47,7 +47,7 @@ impl Credit {
 
     /// The bytes that are left.
     #[must_use]
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         let used = self.used.load(Ordering::Acquire);
         self.limit.saturating_sub(used)
     }
@@ -55,7 +55,7 @@ impl Credit {
     /// Takes a loan. It may exceed what is left: libssh2 sometimes makes the node read one
     /// more byte.
     #[must_use]
-    pub fn lend(self: &Arc<Self>, bytes: usize) -> Loan {
+    pub(crate) fn lend(self: &Arc<Self>, bytes: usize) -> Loan {
         self.used.fetch_add(bytes, Ordering::AcqRel);
         Loan {
             credit: Arc::clone(self),
@@ -66,7 +66,7 @@ impl Credit {
 
 /// Credit for bytes on their way. It comes back when the loan is dropped.
 #[derive(Debug)]
-pub struct Loan {
+pub(crate) struct Loan {
     credit: Arc<Credit>,
     bytes: usize,
 }
@@ -74,7 +74,7 @@ pub struct Loan {
 impl Loan {
     /// Whether the node has no credit left.
     #[must_use]
-    pub fn is_awaited(&self) -> bool {
+    pub(crate) fn is_awaited(&self) -> bool {
         self.credit.room() == 0
     }
 }

@@ -48,7 +48,7 @@ pub(super) fn is_gone(error: Errno) -> bool {
 }
 
 /// Writes to stderr what it takes without blocking.
-pub fn write_at_once(bytes: &[u8]) {
+pub(crate) fn write_at_once(bytes: &[u8]) {
     /// A pipe that poll(2) finds writable takes this much at once (pipe(7)).
     const PIPE_BUF: usize = 4096;
     for piece in bytes.chunks(PIPE_BUF) {
@@ -72,7 +72,7 @@ pub(super) fn stdout_is_pipe() -> bool {
 
 /// Whether stdout and stderr are one file.
 #[must_use]
-pub fn is_one_file() -> bool {
+pub(crate) fn is_one_file() -> bool {
     let stat = |fd| rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino));
     match (stat(rustix::stdio::stdout()), stat(rustix::stdio::stderr())) {
         (Ok(stdout), Ok(stderr)) => stdout == stderr,

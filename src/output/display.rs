@@ -11,7 +11,7 @@ use crate::output::message::{Message, Progress};
 /// The channel is unbounded. Each node's credit bounds the output in it, and all
 /// other messages are rare.
 #[derive(Debug, Clone)]
-pub struct Display {
+pub(crate) struct Display {
     messages: Sender<Message>,
     least: Level,
     has_bar: bool,
@@ -20,7 +20,7 @@ pub struct Display {
 impl Display {
     /// Log lines below `least` are dropped, and so is progress unless `has_bar`.
     #[must_use]
-    pub fn new(messages: Sender<Message>, least: Level, has_bar: bool) -> Self {
+    pub(crate) fn new(messages: Sender<Message>, least: Level, has_bar: bool) -> Self {
         Self {
             messages,
             least,
@@ -30,26 +30,26 @@ impl Display {
 
     /// Whether there is a status bar. Without one, progress need not be computed.
     #[must_use]
-    pub fn shows_progress(&self) -> bool {
+    pub(crate) fn shows_progress(&self) -> bool {
         self.has_bar
     }
 
     /// Updates the status bar, if there is one.
-    pub fn progress(&self, progress: Progress) {
+    pub(crate) fn progress(&self, progress: Progress) {
         if self.has_bar {
             self.send(Message::Progress(progress));
         }
     }
 
     /// Sends a message. It is dropped if the printer has ended.
-    pub fn send(&self, message: Message) {
+    pub(crate) fn send(&self, message: Message) {
         // The printer ends early only if it panicked.
         let _ = self.messages.send(message);
     }
 
     /// A log that begins each text with the name of a node.
     #[must_use]
-    pub fn about<'a>(&'a self, node: &'a str) -> NodeLog<'a> {
+    pub(crate) fn about<'a>(&'a self, node: &'a str) -> NodeLog<'a> {
         NodeLog {
             display: self,
             node,
@@ -71,7 +71,7 @@ impl Log for Display {
 
 /// See [`Display::about`].
 #[derive(Debug, Clone, Copy)]
-pub struct NodeLog<'a> {
+pub(crate) struct NodeLog<'a> {
     display: &'a Display,
     node: &'a str,
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 /// A failure of output. Each of them ends the run.
 #[derive(Debug, thiserror::Error)]
-pub enum OutputError {
+pub(crate) enum OutputError {
     /// stdout is a pipe, and its reader has closed it (`| head`).
     #[error("nobody reads the output any more")]
     Closed,

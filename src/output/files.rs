@@ -25,7 +25,7 @@ const OPEN: usize = 64;
 const LONGEST_NAME: usize = 240;
 
 /// The files of all nodes.
-pub struct Files {
+pub(crate) struct Files {
     paths: Vec<[PathBuf; 2]>,
     has_begun: Vec<[bool; 2]>,
     /// The open files, the one written last at the end.
@@ -35,7 +35,7 @@ pub struct Files {
 impl Files {
     /// Files in this directory for the nodes with these labels. None is created yet.
     #[must_use]
-    pub fn new(directory: &Path, labels: &[NodeLabel]) -> Self {
+    pub(crate) fn new(directory: &Path, labels: &[NodeLabel]) -> Self {
         let paths = labels.iter().map(|label| {
             let name = file_name(&label.prefix);
             [Stream::Stdout, Stream::Stderr]
@@ -52,7 +52,7 @@ impl Files {
     ///
     /// # Errors
     /// Something other than a regular file has the name of one of ours.
-    pub fn check(&self) -> Result<(), OutputError> {
+    pub(crate) fn check(&self) -> Result<(), OutputError> {
         for path in self.paths.iter().flatten() {
             // Other errors show when the file is opened.
             let kind = path.symlink_metadata().map(|found| found.is_file());
@@ -67,7 +67,12 @@ impl Files {
     ///
     /// # Errors
     /// The file cannot be created or written.
-    pub fn write(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) -> Result<(), OutputError> {
+    pub(crate) fn write(
+        &mut self,
+        node: NodeId,
+        stream: Stream,
+        bytes: &[u8],
+    ) -> Result<(), OutputError> {
         let is_it = |(of, on, _): &(NodeId, Stream, File)| (*of, *on) == (node, stream);
         let mut file = match self.open.iter().rposition(is_it) {
             Some(at) => self.open.remove(at).map(|(_, _, file)| file),
@@ -94,7 +99,7 @@ impl Files {
     ///
     /// # Errors
     /// The file cannot be created.
-    pub fn complete(&mut self, node: NodeId) -> Result<(), OutputError> {
+    pub(crate) fn complete(&mut self, node: NodeId) -> Result<(), OutputError> {
         for stream in [Stream::Stdout, Stream::Stderr] {
             if !self.has_begun[node.0][stream as usize] {
                 self.write(node, stream, &[])?;

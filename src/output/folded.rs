@@ -37,7 +37,7 @@ const CONTEXT: usize = 3;
 const STREAMS: [Stream; 2] = [Stream::Stdout, Stream::Stderr];
 
 /// The folded display.
-pub struct Folded {
+pub(crate) struct Folded {
     options: TextOptions,
     /// `--diff`.
     wants_diff: bool,
@@ -84,7 +84,7 @@ type Digest = [[u8; 32]; 2];
 impl Folded {
     /// A display for the nodes with these labels.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         options: TextOptions,
         wants_diff: bool,
         is_one_file: bool,

@@ -15,7 +15,7 @@ use crate::output::text::Text;
 use crate::output::writer::Writer;
 
 /// The grouped display.
-pub struct Grouped {
+pub(crate) struct Grouped {
     text: Text,
     store: Store,
     /// The node that is shown, and how far its kept output has been.
@@ -39,7 +39,7 @@ struct State {
 impl Grouped {
     /// A display for this number of nodes; `text` lays out their lines.
     #[must_use]
-    pub fn new(text: Text, nodes: usize) -> Self {
+    pub(crate) fn new(text: Text, nodes: usize) -> Self {
         Self {
             text,
             store: Store::new(nodes),

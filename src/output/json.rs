@@ -20,7 +20,7 @@ use crate::output::summary;
 use crate::output::writer::Writer;
 
 /// The JSON display.
-pub struct Json {
+pub(crate) struct Json {
     lines: Lines,
     layout: Layout,
 }
@@ -58,7 +58,7 @@ impl Json {
     /// A display for the nodes with these labels. With `is_verbose` each line of a host
     /// is a log line, too.
     #[must_use]
-    pub fn new(labels: Vec<NodeLabel>, logs: Logs, is_verbose: bool) -> Self {
+    pub(crate) fn new(labels: Vec<NodeLabel>, logs: Logs, is_verbose: bool) -> Self {
         Self {
             // No newline is added: the body shows whether the host sent one.
             lines: Lines::new(labels.len(), b""),

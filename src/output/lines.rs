@@ -11,7 +11,7 @@ use memchr::memchr;
 use crate::event::{NodeId, Stream};
 
 /// A longer line is continued on a new output line.
-pub const LONGEST_LINE: usize = 1024 * 1024;
+pub(crate) const LONGEST_LINE: usize = 1024 * 1024;
 
 /// Bytes of an unfinished line that a stream may hold in memory: the least and the most.
 /// The rest of the line is in a temporary file.
@@ -28,7 +28,7 @@ const PIECE: usize = 32 * 1024;
 const LOST: &[u8] = b"[orgalorg: part of a long line was lost]";
 
 /// A line of a host.
-pub struct Line<'a> {
+pub(crate) struct Line<'a> {
     /// The beginning of a long line; `memory` follows it.
     file: Option<&'a File>,
     memory: &'a [u8],
@@ -39,20 +39,20 @@ impl<'a> Line<'a> {
     /// A newline, or nothing.
     #[inline]
     #[must_use]
-    pub fn end(&self) -> &'a [u8] {
+    pub(crate) fn end(&self) -> &'a [u8] {
         self.end
     }
 
     /// The line without its end, if it is short.
     #[inline]
     #[must_use]
-    pub fn short(&self) -> Option<&'a [u8]> {
+    pub(crate) fn short(&self) -> Option<&'a [u8]> {
         (self.file.is_none() && self.memory.len() <= PIECE).then_some(self.memory)
     }
 
     /// Passes the line on without its end, in pieces. No piece ends within a UTF-8
     /// character.
-    pub fn pieces(&self, mut take: impl FnMut(&[u8])) {
+    pub(crate) fn pieces(&self, mut take: impl FnMut(&[u8])) {
         if let Some(short) = self.short() {
             return take(short);
         }
@@ -101,7 +101,7 @@ fn unfinished_character(bytes: &[u8]) -> usize {
 }
 
 /// The unfinished lines of all nodes.
-pub struct Lines {
+pub(crate) struct Lines {
     /// Ends a line that has no newline.
     added_end: &'static [u8],
     unfinished: Vec<[Unfinished; 2]>,
@@ -113,7 +113,7 @@ impl Lines {
     /// No unfinished lines of this number of nodes. `added_end` ends lines that have no
     /// newline.
     #[must_use]
-    pub fn new(nodes: usize, added_end: &'static [u8]) -> Self {
+    pub(crate) fn new(nodes: usize, added_end: &'static [u8]) -> Self {
         Self {
             added_end,
             unfinished: (0..nodes).map(|_| Default::default()).collect(),
@@ -122,7 +122,7 @@ impl Lines {
     }
 
     /// Adds bytes of a node. `write` gets the lines that they finish.
-    pub fn feed(
+    pub(crate) fn feed(
         &mut self,
         node: NodeId,
         stream: Stream,
@@ -146,7 +146,7 @@ impl Lines {
     }
 
     /// Ends a stream of a node. `write` gets its unfinished line, if there is one.
-    pub fn end(&mut self, node: NodeId, stream: Stream, mut write: impl FnMut(Line<'_>)) {
+    pub(crate) fn end(&mut self, node: NodeId, stream: Stream, mut write: impl FnMut(Line<'_>)) {
         if self.kept(node, stream) > 0 {
             self.release(node, stream, self.added_end, &mut write);
         }

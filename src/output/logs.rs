@@ -18,7 +18,7 @@ const KEYS: [&str; 3] = ["time", "level", "text"];
 const DEFAULT: &str = "{time} {level} {text}";
 
 /// The layout of log lines.
-pub struct Logs {
+pub(crate) struct Logs {
     sink: Sink,
     theme: Theme,
     /// The template up to the text.
@@ -34,14 +34,14 @@ pub struct Logs {
 ///
 /// # Errors
 /// It is no template, or has no `{text}`.
-pub fn template(text: &str) -> Result<Template, TemplateError> {
+pub(crate) fn template(text: &str) -> Result<Template, TemplateError> {
     Template::parse(text, &KEYS)?.requiring("text")
 }
 
 impl Logs {
     /// Log lines for this descriptor; `format` is the user's template.
     #[must_use]
-    pub fn new(sink: Sink, theme: Theme, format: Option<&Template>, clock: Clock) -> Self {
+    pub(crate) fn new(sink: Sink, theme: Theme, format: Option<&Template>, clock: Clock) -> Self {
         let format = format
             .cloned()
             .unwrap_or_else(|| template(DEFAULT).expect("the default is as templates have to be"));
@@ -58,7 +58,7 @@ impl Logs {
     }
 
     /// Appends a log line with its causes below.
-    pub fn render(&mut self, level: Level, text: &Tree, out: &mut Vec<u8>) {
+    pub(crate) fn render(&mut self, level: Level, text: &Tree, out: &mut Vec<u8>) {
         let time = (self.clock)();
         let lines = tree::lines(text);
         let first = lines.first().map_or("", String::as_str);
@@ -82,7 +82,13 @@ impl Logs {
     }
 
     /// Appends a line of a host as a debug message, for `-v`.
-    pub fn line(&mut self, label: &NodeLabel, stream: Stream, line: &Line<'_>, out: &mut Writer) {
+    pub(crate) fn line(
+        &mut self,
+        label: &NodeLabel,
+        stream: Stream,
+        line: &Line<'_>,
+        out: &mut Writer,
+    ) {
         let time = (self.clock)();
         let level = Level::Debug;
         let begin = of_line(label, stream);
@@ -118,12 +124,12 @@ impl Logs {
     }
 
     /// The beginning of that debug message without colours; the line of the host follows.
-    pub fn flat_line(&mut self, label: &NodeLabel, stream: Stream) -> String {
+    pub(crate) fn flat_line(&mut self, label: &NodeLabel, stream: Stream) -> String {
         self.flat(Level::Debug, &of_line(label, stream).into())
     }
 
     /// A log line with its causes on one line, without colours.
-    pub fn flat(&mut self, level: Level, text: &Tree) -> String {
+    pub(crate) fn flat(&mut self, level: Level, text: &Tree) -> String {
         format!("{} {} {}", (self.clock)(), tag(level), text.flat())
     }
 

@@ -8,7 +8,7 @@ use crate::output::credit::Loan;
 
 /// A message to the printer.
 #[derive(Debug)]
-pub enum Message {
+pub(crate) enum Message {
     /// Bytes of a remote command, in the order in which they came.
     Output {
         /// The node that sent them.
@@ -53,7 +53,7 @@ pub enum Message {
 
 /// What a run is busy with, in the order of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+pub(crate) enum Phase {
     /// Hosts are being connected.
     Connect,
     /// Hosts are being locked.
@@ -68,16 +68,16 @@ pub enum Phase {
 
 /// How far a run is in its phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub(crate) struct Progress {
     /// The phase.
-    pub phase: Phase,
+    pub(crate) phase: Phase,
     /// Hosts that are through with the phase, failed ones included.
-    pub done: usize,
+    pub(crate) done: usize,
     /// Hosts that take part in the phase.
-    pub total: usize,
+    pub(crate) total: usize,
     /// Hosts that have failed since the run began.
-    pub failed: usize,
+    pub(crate) failed: usize,
     /// Bytes sent and bytes in all, during an upload. A message with `bytes` updates
     /// only them, if the phase is the same as before.
-    pub bytes: Option<(u64, u64)>,
+    pub(crate) bytes: Option<(u64, u64)>,
 }

@@ -1,7 +1,7 @@
 //! Everything that goes to stdout and stderr.
 //!
 //! Other threads send [`Message`]s through a [`Display`]. The [`printer`] thread
-//! receives them, and lets a [`Renderer`] turn them into bytes in a [`Writer`],
+//! receives them, and lets a [`renderer`] turn them into bytes in a [`writer`],
 //! which owns the [`screen`] (the two descriptors) and the [`status`] bar on it.
 //!
 //! - Displays: [`text`], [`grouped`] (`-l`), [`folded`] (`--fold`), [`json`].
@@ -14,36 +14,34 @@
 //! - Beside the displays: [`files`] (`--output-dir`), [`summary`] (failures grouped by
 //!   cause), [`pending_logs`] (log lines that a blocked printer has not written).
 
-pub mod backlog;
-pub mod bar_state;
-pub mod credit;
-pub mod descriptors;
-pub mod display;
-pub mod error;
-pub mod files;
-pub mod folded;
-pub mod grouped;
-pub mod json;
-pub mod lines;
-pub mod logs;
-pub mod message;
-pub mod pending_logs;
-pub mod printer;
-pub mod renderer;
-pub mod sanitize;
-pub mod screen;
-pub mod size;
-pub mod status;
-pub mod store;
-pub mod summary;
-pub mod template;
-pub mod text;
-pub mod theme;
-pub mod tree;
-pub mod writer;
+pub(crate) mod backlog;
+pub(crate) mod bar_state;
+pub(crate) mod credit;
+pub(crate) mod descriptors;
+pub(crate) mod display;
+pub(crate) mod error;
+pub(crate) mod files;
+pub(crate) mod folded;
+pub(crate) mod grouped;
+pub(crate) mod json;
+pub(crate) mod lines;
+pub(crate) mod logs;
+pub(crate) mod message;
+pub(crate) mod pending_logs;
+pub(crate) mod printer;
+pub(crate) mod renderer;
+pub(crate) mod sanitize;
+pub(crate) mod screen;
+pub(crate) mod size;
+pub(crate) mod status;
+pub(crate) mod store;
+pub(crate) mod summary;
+pub(crate) mod template;
+pub(crate) mod text;
+pub(crate) mod theme;
+pub(crate) mod tree;
+pub(crate) mod writer;
 
-pub use display::Display;
-pub use error::OutputError;
-pub use message::{Message, Phase, Progress};
-pub use renderer::{Fate, NodeLabel, Renderer, Sink};
-pub use writer::Writer;
+pub(crate) use display::Display;
+pub(crate) use error::OutputError;
+pub(crate) use message::{Message, Phase, Progress};

@@ -12,7 +12,7 @@ use crate::output::renderer::Renderer;
 use crate::output::writer::Writer;
 
 /// A second way out of the printer's queue.
-pub struct PendingLogs {
+pub(crate) struct PendingLogs {
     renderer: Box<dyn Renderer>,
     messages: Receiver<Message>,
     bar: Arc<BarState>,
@@ -21,7 +21,7 @@ pub struct PendingLogs {
 impl PendingLogs {
     /// Reads from the printer's queue; `renderer` lays out the log lines.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         renderer: Box<dyn Renderer>,
         messages: Receiver<Message>,
         bar: Arc<BarState>,
@@ -35,7 +35,7 @@ impl PendingLogs {
 
     /// Writes the log lines that wait in the queue to stderr, without blocking. Output
     /// of hosts in the queue is lost.
-    pub fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         self.bar.wipe();
         let mut writer = Writer::in_memory();
         for message in self.messages.try_iter() {

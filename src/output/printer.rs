@@ -26,19 +26,19 @@ use crate::output::writer::{Buffers, Writer};
 const PIECE: usize = 4 * 1024;
 
 /// What a printer works with.
-pub struct Setup {
+pub(crate) struct Setup {
     /// The display of the run.
-    pub renderer: Box<dyn Renderer>,
+    pub(crate) renderer: Box<dyn Renderer>,
     /// Where it writes.
-    pub screen: Screen,
+    pub(crate) screen: Screen,
     /// The files of `--output-dir`.
-    pub files: Option<Files>,
+    pub(crate) files: Option<Files>,
     /// How many nodes the run has.
-    pub nodes: usize,
+    pub(crate) nodes: usize,
     /// Warnings are shown.
-    pub wants_warnings: bool,
+    pub(crate) wants_warnings: bool,
     /// Hears of failures. Each of them is to end the run.
-    pub problems: Sender<OutputError>,
+    pub(crate) problems: Sender<OutputError>,
 }
 
 /// Starts the printer. It ends when all senders of `messages` are gone; to be sure that
@@ -46,7 +46,7 @@ pub struct Setup {
 ///
 /// # Errors
 /// A thread cannot be started.
-pub fn start(setup: Setup, messages: Receiver<Message>) -> io::Result<()> {
+pub(crate) fn start(setup: Setup, messages: Receiver<Message>) -> io::Result<()> {
     let keeps_output = setup.renderer.keeps_output();
     let mut printer = Printer {
         writer: if keeps_output {

@@ -11,7 +11,7 @@ use crate::output::writer::Writer;
 /// The bytes go into the buffers of a [`Writer`]. In the middle of a long line a
 /// display lets the writer write what is buffered ([`Writer::flush_if_full`]); all
 /// other writing is up to the printer.
-pub trait Renderer: Send {
+pub(crate) trait Renderer: Send {
     /// Renders or keeps bytes of a node.
     fn output(&mut self, node: NodeId, stream: Stream, bytes: &[u8], out: &mut Writer) -> Fate;
 
@@ -64,7 +64,7 @@ pub trait Renderer: Send {
 
 /// What a display has done with bytes, which decides when their credit goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// Rendered, or part of an unfinished line: credit goes back once they are written.
     Shown,
     /// Kept for later: credit goes back at once.
@@ -75,24 +75,24 @@ pub enum Fate {
 }
 
 /// Returns the local time for a log line.
-pub type Clock = Box<dyn FnMut() -> String + Send>;
+pub(crate) type Clock = Box<dyn FnMut() -> String + Send>;
 
 /// What a descriptor is connected to.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Sink {
+pub(crate) struct Sink {
     /// It is a terminal, which obeys control sequences.
-    pub is_terminal: bool,
+    pub(crate) is_terminal: bool,
     /// Colours are wanted there.
-    pub is_colored: bool,
+    pub(crate) is_colored: bool,
 }
 
 /// The names of a node in output.
 #[derive(Debug, Clone)]
-pub struct NodeLabel {
+pub(crate) struct NodeLabel {
     /// Before its lines: `db7`.
-    pub prefix: String,
+    pub(crate) prefix: String,
     /// In messages and in JSON: `[ops@db7:22]`.
-    pub node: String,
+    pub(crate) node: String,
     /// The target as it was typed.
-    pub given: String,
+    pub(crate) given: String,
 }

@@ -12,7 +12,7 @@ const RESET: &[u8] = b"\x1b[0m";
 const LONGEST_SEQUENCE: usize = 64;
 
 /// Appends a line, with or without its newline, so that it only moves the cursor forward.
-pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
+pub(crate) fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
     let (text, newline) = match line.strip_suffix(b"\n") {
         Some(text) => (text, true),
         None => (line, false),
@@ -26,7 +26,7 @@ pub fn sanitize_into(out: &mut Vec<u8>, line: &[u8]) {
 
 /// Escapes a line that comes in pieces.
 #[derive(Debug, Default)]
-pub struct Sanitizer {
+pub(crate) struct Sanitizer {
     is_colored: bool,
     /// The beginning of a sequence that may continue in the next piece.
     held: Vec<u8>,
@@ -34,7 +34,7 @@ pub struct Sanitizer {
 
 impl Sanitizer {
     /// Appends a piece that does not end within a character.
-    pub fn piece(&mut self, out: &mut Vec<u8>, piece: &[u8]) {
+    pub(crate) fn piece(&mut self, out: &mut Vec<u8>, piece: &[u8]) {
         self.held.extend_from_slice(piece);
         let held = std::mem::take(&mut self.held);
         let (now, later) = held.split_at(held.len() - undecided(&held));
@@ -43,7 +43,7 @@ impl Sanitizer {
     }
 
     /// Appends the end of the line.
-    pub fn end(&mut self, out: &mut Vec<u8>) {
+    pub(crate) fn end(&mut self, out: &mut Vec<u8>) {
         let held = std::mem::take(&mut self.held);
         self.last(out, &held);
     }

@@ -43,7 +43,7 @@ const FRAME: usize = 2 * 1024;
 const DEFAULT_COLUMNS: usize = 80;
 
 /// Writes to stdout and stderr.
-pub struct Screen {
+pub(crate) struct Screen {
     is_one_file: bool,
     stdout_is_terminal: bool,
     stdout_is_pipe: bool,
@@ -60,7 +60,7 @@ impl Screen {
     /// For this process's stdout and stderr. `problems` is told once of each descriptor
     /// that cannot be written.
     #[must_use]
-    pub fn new(
+    pub(crate) fn new(
         stdout_is_terminal: bool,
         bar: Option<(StatusBar, Arc<BarState>)>,
         problems: Sender<OutputError>,
@@ -79,12 +79,12 @@ impl Screen {
 
     /// Whether stdout and stderr are one file.
     #[must_use]
-    pub fn is_one_file(&self) -> bool {
+    pub(crate) fn is_one_file(&self) -> bool {
         self.is_one_file
     }
 
     /// Writes both buffers, and empties them.
-    pub fn write(&mut self, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) {
+    pub(crate) fn write(&mut self, stdout: &mut Vec<u8>, stderr: &mut Vec<u8>) {
         if self.stdout_is_pipe && !stdout.is_empty() {
             self.hide_bar();
             self.bar = None;
@@ -140,7 +140,7 @@ impl Screen {
     }
 
     /// Updates the bar.
-    pub fn progress(&mut self, progress: Progress) {
+    pub(crate) fn progress(&mut self, progress: Progress) {
         let Some(bar) = &mut self.bar else { return };
         bar.update(progress, Instant::now());
         self.tick();
@@ -148,13 +148,13 @@ impl Screen {
 
     /// When [`Screen::tick`] is to be called, if nothing is written before.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         let bar = self.bar.as_ref().filter(|_| !self.is_in_line);
         bar.and_then(|bar| bar.due)
     }
 
     /// Draws the bar if it is due.
-    pub fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         let now = Instant::now();
         if !self.is_in_line && self.bar.as_ref().is_some_and(|bar| bar.is_due(now)) {
             self.draw_bar(now);
@@ -162,7 +162,7 @@ impl Screen {
     }
 
     /// Removes the bar until the next progress.
-    pub fn hide_bar(&mut self) {
+    pub(crate) fn hide_bar(&mut self) {
         if let Some(bar) = &mut self.bar {
             let written = bar.hide();
             self.note_stderr(written);

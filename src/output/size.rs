@@ -4,7 +4,7 @@ const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
 
 /// `512 B`, `1.5 KiB`, `3.0 GiB`, rounded to tenths.
 #[must_use]
-pub fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     if bytes < 1024 {
         return format!("{bytes} B");
     }

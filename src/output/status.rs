@@ -37,7 +37,7 @@ const WINDOW: Duration = Duration::from_secs(5);
 const SAMPLE: Duration = Duration::from_millis(200);
 
 /// The state of the bar.
-pub struct StatusBar {
+pub(crate) struct StatusBar {
     theme: Theme,
     is_colored: bool,
     templates: Vec<Template>,
@@ -52,14 +52,14 @@ pub struct StatusBar {
 ///
 /// # Errors
 /// It is no template, has no key, or has control characters.
-pub fn template(text: &str) -> Result<Template, TemplateError> {
+pub(crate) fn template(text: &str) -> Result<Template, TemplateError> {
     Template::parse(text, &KEYS)?.changing_line()
 }
 
 impl StatusBar {
     /// A bar without text; `format` is the user's template.
     #[must_use]
-    pub fn new(theme: Theme, is_colored: bool, format: Option<&Template>) -> Self {
+    pub(crate) fn new(theme: Theme, is_colored: bool, format: Option<&Template>) -> Self {
         let defaults = || {
             DEFAULTS
                 .iter()
@@ -79,7 +79,7 @@ impl StatusBar {
     }
 
     /// Takes in progress of the run.
-    pub fn update(&mut self, progress: Progress, now: Instant) {
+    pub(crate) fn update(&mut self, progress: Progress, now: Instant) {
         let old = self.progress.filter(|old| old.phase == progress.phase);
         if old.is_none() {
             self.since = Some(now);
@@ -110,14 +110,14 @@ impl StatusBar {
     }
 
     /// Has no text until the next update.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         self.progress = None;
     }
 
     /// The bar for a terminal of this width. The last column stays empty: some terminals
     /// wrap there.
     #[must_use]
-    pub fn line(&self, columns: usize, now: Instant) -> Option<String> {
+    pub(crate) fn line(&self, columns: usize, now: Instant) -> Option<String> {
         let progress = self.progress?;
         let room = columns.checked_sub(1).filter(|room| *room > 0)?;
         let mut line = String::new();
@@ -242,7 +242,7 @@ fn time(time: Duration) -> String {
 impl Phase {
     /// The name in the status bar.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Connect => "CONNECT",
             Self::Lock => "LOCK",

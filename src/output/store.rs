@@ -48,7 +48,7 @@ const WINDOW: u64 = 2 * EXTENT as u64;
 const HOLE: u64 = 64 * 1024;
 
 /// The output of all nodes.
-pub struct Store {
+pub(crate) struct Store {
     chains: Vec<Chain>,
     file: Option<File>,
     /// The end of the last region in the file.
@@ -109,7 +109,7 @@ impl Extent {
 
 /// How far a chain has been read.
 #[derive(Debug, Default)]
-pub struct Cursor {
+pub(crate) struct Cursor {
     /// An offset in the chain.
     at: u64,
     /// The stream of the current record, and how many bytes of it are left.
@@ -121,7 +121,7 @@ pub struct Cursor {
 impl Store {
     /// An empty store for this number of nodes.
     #[must_use]
-    pub fn new(nodes: usize) -> Self {
+    pub(crate) fn new(nodes: usize) -> Self {
         Self {
             chains: (0..nodes).map(|_| Chain::default()).collect(),
             file: None,
@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Keeps bytes of a node.
-    pub fn add(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) {
+    pub(crate) fn add(&mut self, node: NodeId, stream: Stream, bytes: &[u8]) {
         for bytes in bytes.chunks(RECORD) {
             let chain = &mut self.chains[node.0];
             chain.add(stream, bytes);
@@ -178,12 +178,12 @@ impl Store {
     }
 
     /// Whether more is in memory than the limit, because the file cannot be written.
-    pub fn is_over_limit(&self) -> bool {
+    pub(crate) fn is_over_limit(&self) -> bool {
         self.memory > self.limit
     }
 
     /// The last failure to write the file, if there was one since the last call.
-    pub fn take_problem(&mut self) -> Option<io::Error> {
+    pub(crate) fn take_problem(&mut self) -> Option<io::Error> {
         self.problem.take()
     }
 
@@ -191,7 +191,7 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn make_room(&mut self) -> io::Result<()> {
+    pub(crate) fn make_room(&mut self) -> io::Result<()> {
         for node in (0..self.chains.len()).map(NodeId) {
             let mut index = 0;
             while self.is_over_limit() && index < self.chains[node.0].extents.len() {
@@ -262,7 +262,7 @@ impl Store {
     }
 
     /// The next piece of a node's output.
-    pub fn read(&mut self, node: NodeId, cursor: &mut Cursor) -> Option<(Stream, &[u8])> {
+    pub(crate) fn read(&mut self, node: NodeId, cursor: &mut Cursor) -> Option<(Stream, &[u8])> {
         let extents = &self.chains[node.0].extents;
         let next = extents.partition_point(|extent| extent.end() <= cursor.at);
         if let Some(extent) = extents.get(next)
@@ -324,7 +324,7 @@ impl Store {
     }
 
     /// Frees what the cursor has passed. It cannot be read again.
-    pub fn forget(&mut self, node: NodeId, cursor: &mut Cursor) {
+    pub(crate) fn forget(&mut self, node: NodeId, cursor: &mut Cursor) {
         let chain = &mut self.chains[node.0];
         while let Some(extent) = chain.extents.front() {
             let passed = cursor.at.min(extent.end());
@@ -360,7 +360,7 @@ impl Store {
 
     /// The output of a node on a stream. None if it has more than this many bytes or
     /// lines.
-    pub fn whole(
+    pub(crate) fn whole(
         &mut self,
         node: NodeId,
         stream: Stream,

@@ -28,7 +28,7 @@ const ANY_HOST: &str = "<host>";
 
 /// How much of a summary is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Detail {
+pub(crate) enum Detail {
     /// What fits a terminal.
     Short,
     /// Every name and every reason, for logs and `-v`.
@@ -37,15 +37,15 @@ pub enum Detail {
 
 /// The failure of a host.
 #[derive(Debug, Clone)]
-pub struct Failure<'a> {
+pub(crate) struct Failure<'a> {
     /// The host.
-    pub target: &'a Target,
+    pub(crate) target: &'a Target,
     /// What failed, without the name of the host.
-    pub what: String,
+    pub(crate) what: String,
     /// What failed, with the name of the host.
-    pub alone: String,
+    pub(crate) alone: String,
     /// Why it failed.
-    pub reason: Option<Tree>,
+    pub(crate) reason: Option<Tree>,
 }
 
 impl Failure<'_> {
@@ -59,7 +59,7 @@ impl Failure<'_> {
 
 /// Failures of commands. None if all commands have succeeded.
 #[must_use]
-pub fn of_commands(results: &[(&Target, &Outcome)], detail: Detail) -> Option<Tree> {
+pub(crate) fn of_commands(results: &[(&Target, &Outcome)], detail: Detail) -> Option<Tree> {
     let failed = results
         .iter()
         .filter(|(_, outcome)| !matches!(outcome.status, Status::Ok | Status::Cancelled))
@@ -90,7 +90,7 @@ pub fn of_commands(results: &[(&Target, &Outcome)], detail: Detail) -> Option<Tr
 
 /// Failures of connections that end the run, out of `all` hosts.
 #[must_use]
-pub fn of_connections(results: &[(&Target, &Outcome)], all: usize, detail: Detail) -> Tree {
+pub(crate) fn of_connections(results: &[(&Target, &Outcome)], all: usize, detail: Detail) -> Tree {
     let headline = format!("connection to {} of {} failed", results.len(), nodes(all));
     let failures = connection_failures(results);
     let details = branches(&failures, detail)
@@ -101,7 +101,7 @@ pub fn of_connections(results: &[(&Target, &Outcome)], all: usize, detail: Detai
 
 /// Failures of connections that only skip their hosts (`-w`), a warning each.
 #[must_use]
-pub fn of_skipped(results: &[(&Target, &Outcome)], detail: Detail) -> Vec<Tree> {
+pub(crate) fn of_skipped(results: &[(&Target, &Outcome)], detail: Detail) -> Vec<Tree> {
     let failures = connection_failures(results);
     if is_one_by_one(failures.len(), detail) {
         let trees = failures.iter().map(Failure::tree);
@@ -130,13 +130,13 @@ fn is_one_by_one(count: usize, detail: Detail) -> bool {
 
 /// The failure of one connection.
 #[must_use]
-pub fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
+pub(crate) fn of_connection(target: &Target, outcome: &Outcome) -> Tree {
     connection_failure(target, outcome).tree()
 }
 
 /// Warnings about hosts that take long to connect.
 #[must_use]
-pub fn of_slow_ones(targets: &[&Target], detail: Detail) -> Vec<String> {
+pub(crate) fn of_slow_ones(targets: &[&Target], detail: Detail) -> Vec<String> {
     if is_one_by_one(targets.len(), detail) {
         let nodes = targets.iter().map(|target| target.node());
         return nodes
@@ -175,7 +175,7 @@ fn connection_failure<'a>(target: &'a Target, outcome: &Outcome) -> Failure<'a> 
 
 /// Failures as branches of a tree: one for each if they are few, else one for each reason.
 #[must_use]
-pub fn branches(failures: &[Failure<'_>], detail: Detail) -> Vec<Tree> {
+pub(crate) fn branches(failures: &[Failure<'_>], detail: Detail) -> Vec<Tree> {
     if is_one_by_one(failures.len(), detail) {
         return failures.iter().map(Failure::tree).collect();
     }
@@ -209,7 +209,7 @@ pub fn branches(failures: &[Failure<'_>], detail: Detail) -> Vec<Tree> {
 
 /// The end of a host in one line.
 #[must_use]
-pub fn cause(outcome: &Outcome) -> String {
+pub(crate) fn cause(outcome: &Outcome) -> String {
     let kind = kind(&outcome.status);
     match &outcome.reason {
         Some(reason) => format!("{kind}: {}", reason.flat()),
@@ -354,7 +354,7 @@ impl<'a> Groups<'a> {
 
 /// Folded names, cut short for a terminal.
 #[must_use]
-pub fn names(targets: &[&Target], detail: Detail) -> String {
+pub(crate) fn names(targets: &[&Target], detail: Detail) -> String {
     let first = |count: usize| {
         let targets = targets[..count].iter();
         fold(targets.map(|target| target.prefix.as_str()))
@@ -412,7 +412,7 @@ fn replace_word(text: &str, word: &str) -> String {
 
 /// `3 nodes`.
 #[must_use]
-pub fn nodes(count: usize) -> String {
+pub(crate) fn nodes(count: usize) -> String {
     let s = if count == 1 { "" } else { "s" };
     format!("{count} node{s}")
 }

@@ -6,7 +6,7 @@ use console::Style;
 
 /// An error in a template.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum TemplateError {
+pub(crate) enum TemplateError {
     /// `{` without `}`, or the other way round.
     #[error("a brace has no partner (write {{{{ and }}}} for braces)")]
     Unpaired,
@@ -34,7 +34,7 @@ pub enum TemplateError {
 
 /// A parsed template.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Template {
+pub(crate) struct Template {
     parts: Vec<Part>,
 }
 
@@ -49,7 +49,7 @@ impl Template {
     ///
     /// # Errors
     /// See [`TemplateError`].
-    pub fn parse(text: &str, keys: &[&'static str]) -> Result<Self, TemplateError> {
+    pub(crate) fn parse(text: &str, keys: &[&'static str]) -> Result<Self, TemplateError> {
         let mut parts = Vec::new();
         let mut plain = String::new();
         let mut rest = text;
@@ -76,7 +76,7 @@ impl Template {
     ///
     /// # Errors
     /// The template does not have it.
-    pub fn requiring(self, key: &'static str) -> Result<Self, TemplateError> {
+    pub(crate) fn requiring(self, key: &'static str) -> Result<Self, TemplateError> {
         let mut parts = self.parts.iter();
         if parts.any(|part| matches!(part, Part::Key(name, _) if *name == key)) {
             Ok(self)
@@ -89,7 +89,7 @@ impl Template {
     ///
     /// # Errors
     /// The template has no key, or has control characters.
-    pub fn changing_line(self) -> Result<Self, TemplateError> {
+    pub(crate) fn changing_line(self) -> Result<Self, TemplateError> {
         let is_control =
             |part: &Part| matches!(part, Part::Text(text) if text.contains(char::is_control));
         if self.parts.iter().any(is_control) {
@@ -105,7 +105,7 @@ impl Template {
     /// The template up to the first place of a key, the style there, and the template
     /// after it, which may have the key again.
     #[must_use]
-    pub fn split_at(&self, key: &str) -> (Self, Option<Style>, Self) {
+    pub(crate) fn split_at(&self, key: &str) -> (Self, Option<Style>, Self) {
         let style_of = |part: &Part| match part {
             Part::Key(name, style) if *name == key => Some(style.clone()),
             _ => None,
@@ -124,7 +124,7 @@ impl Template {
 
     /// Fills the template in. `value` returns the text of a key, and its style if the
     /// template names none.
-    pub fn render(
+    pub(crate) fn render(
         &self,
         is_colored: bool,
         mut value: impl FnMut(&str) -> (String, Option<Style>),
@@ -177,7 +177,7 @@ fn parse_style(text: &str) -> Result<Style, TemplateError> {
 /// A text in a style, whatever `console` thinks of our terminal. Spaces around the text
 /// have no style.
 #[must_use]
-pub fn paint(style: &Style, text: &str) -> String {
+pub(crate) fn paint(style: &Style, text: &str) -> String {
     let inner = text.trim_matches(' ');
     let start = text.len() - text.trim_start_matches(' ').len();
     let style = style.clone().force_styling(true);
@@ -187,7 +187,7 @@ pub fn paint(style: &Style, text: &str) -> String {
 
 /// The control sequences before and after a text in a style.
 #[must_use]
-pub fn brush(style: &Style) -> (String, String) {
+pub(crate) fn brush(style: &Style) -> (String, String) {
     let painted = paint(style, "x");
     let (open, close) = painted.split_once('x').unwrap_or_default();
     (open.to_owned(), close.to_owned())

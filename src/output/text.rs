@@ -12,28 +12,28 @@ use crate::output::writer::Writer;
 
 /// How lines of hosts are shown.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TextOptions {
+pub(crate) struct TextOptions {
     /// No prefixes and no added newlines (`-q`).
-    pub is_quiet: bool,
+    pub(crate) is_quiet: bool,
     /// Each line is a debug message on stderr (`-v`).
-    pub is_verbose: bool,
+    pub(crate) is_verbose: bool,
     /// Bytes of the only host pass unchanged, without waiting for the end of a line
     /// (`--tty`, and `-q` without a terminal).
-    pub is_passthrough: bool,
+    pub(crate) is_passthrough: bool,
     /// Remote bytes go to a terminal unchanged (`--raw`).
-    pub is_raw: bool,
+    pub(crate) is_raw: bool,
     /// What stdout is connected to.
-    pub stdout: Sink,
+    pub(crate) stdout: Sink,
     /// What stderr is connected to.
-    pub stderr: Sink,
+    pub(crate) stderr: Sink,
     /// The colours.
-    pub theme: Theme,
+    pub(crate) theme: Theme,
 }
 
 impl TextOptions {
     /// What a stream's descriptor is connected to.
     #[must_use]
-    pub fn sink(&self, stream: Stream) -> Sink {
+    pub(crate) fn sink(&self, stream: Stream) -> Sink {
         match stream {
             Stream::Stdout => self.stdout,
             Stream::Stderr => self.stderr,
@@ -41,7 +41,7 @@ impl TextOptions {
     }
 
     /// Appends a line of a host, escaped if it goes to a terminal.
-    pub fn safe_into(&self, stream: Stream, line: &[u8], out: &mut Vec<u8>) {
+    pub(crate) fn safe_into(&self, stream: Stream, line: &[u8], out: &mut Vec<u8>) {
         if self.sink(stream).is_terminal && !self.is_raw {
             sanitize_into(out, line);
         } else {
@@ -50,7 +50,7 @@ impl TextOptions {
     }
 
     /// Appends a line of a host with its end, in pieces if it is long.
-    pub fn line_into(&self, stream: Stream, line: &Line<'_>, out: &mut Writer) {
+    pub(crate) fn line_into(&self, stream: Stream, line: &Line<'_>, out: &mut Writer) {
         if let Some(short) = line.short() {
             let out = out.buffer(stream);
             self.safe_into(stream, short, out);
@@ -73,7 +73,7 @@ impl TextOptions {
 }
 
 /// The text display.
-pub struct Text {
+pub(crate) struct Text {
     lines: Lines,
     layout: Layout,
 }
@@ -89,7 +89,7 @@ struct Layout {
 impl Text {
     /// A display for the nodes with these labels.
     #[must_use]
-    pub fn new(options: TextOptions, labels: Vec<NodeLabel>, logs: Logs) -> Self {
+    pub(crate) fn new(options: TextOptions, labels: Vec<NodeLabel>, logs: Logs) -> Self {
         let prefixes = [Stream::Stdout, Stream::Stderr].map(|stream| {
             labels
                 .iter()

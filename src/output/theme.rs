@@ -6,7 +6,7 @@ use crate::event::Level;
 
 /// The background that the colours are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Theme {
+pub(crate) enum Theme {
     /// An unknown background: no yellow, which cannot be read on a light one.
     #[default]
     Default,
@@ -25,7 +25,7 @@ const ON_LIGHT: [u8; 10] = [30, 28, 90, 94, 25, 130, 24, 54, 22, 88];
 impl Theme {
     /// The theme with this name.
     #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
         match name {
             "default" => Some(Self::Default),
             "dark" => Some(Self::Dark),
@@ -36,7 +36,7 @@ impl Theme {
 
     /// The style of a level in a log line.
     #[must_use]
-    pub fn level(self, level: Level) -> Option<Style> {
+    pub(crate) fn level(self, level: Level) -> Option<Style> {
         let style = Style::new();
         match level {
             Level::Trace | Level::Debug => Some(match self {
@@ -56,7 +56,7 @@ impl Theme {
 
     /// The style of the host with this index. It differs from those of its neighbours.
     #[must_use]
-    pub fn host(self, index: usize) -> Style {
+    pub(crate) fn host(self, index: usize) -> Style {
         let style = Style::new();
         match self {
             Self::Default => {
@@ -80,13 +80,13 @@ impl Theme {
 
     /// The style of headings.
     #[must_use]
-    pub fn heading(self) -> Style {
+    pub(crate) fn heading(self) -> Style {
         Style::new().bold()
     }
 
     /// The style of failures, and of removed lines.
     #[must_use]
-    pub fn bad(self) -> Style {
+    pub(crate) fn bad(self) -> Style {
         match self {
             Self::Default => Style::new().red(),
             Self::Dark => Style::new().red().bright(),
@@ -96,7 +96,7 @@ impl Theme {
 
     /// The style of added lines.
     #[must_use]
-    pub fn good(self) -> Style {
+    pub(crate) fn good(self) -> Style {
         match self {
             Self::Default => Style::new().green(),
             Self::Dark => Style::new().green().bright(),
@@ -106,7 +106,7 @@ impl Theme {
 
     /// The style of the headers of differences, and of `{bar}`.
     #[must_use]
-    pub fn aside(self) -> Style {
+    pub(crate) fn aside(self) -> Style {
         match self {
             Self::Default => Style::new().cyan(),
             Self::Dark => Style::new().cyan().bright(),

@@ -10,7 +10,7 @@ use crate::error::Tree;
 
 /// The lines of a tree: at least one.
 #[must_use]
-pub fn lines(tree: &Tree) -> Vec<String> {
+pub(crate) fn lines(tree: &Tree) -> Vec<String> {
     let mut lines: Vec<String> = tree.message.lines().map(str::to_owned).collect();
     if lines.is_empty() {
         lines.push(String::new());

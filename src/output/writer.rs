@@ -17,26 +17,26 @@ use crate::output::message::Progress;
 use crate::output::screen::Screen;
 
 /// The printer writes once this many bytes are buffered.
-pub const FULL: usize = 64 * 1024;
+pub(crate) const FULL: usize = 64 * 1024;
 
 /// How long a piece of a long line waits for the writer thread.
 const PIECE_TIME: Duration = Duration::from_millis(5);
 
 /// Bytes for both descriptors.
 #[derive(Debug, Default)]
-pub struct Buffers {
+pub(crate) struct Buffers {
     /// For file descriptor 1.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// For file descriptor 2.
-    pub stderr: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
 }
 
 /// Buffers for stdout and stderr, and what writes them.
-pub struct Writer {
+pub(crate) struct Writer {
     /// For file descriptor 1.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// For file descriptor 2.
-    pub stderr: Vec<u8>,
+    pub(crate) stderr: Vec<u8>,
     /// Both descriptors are one file, so all bytes go into `stdout`, in order.
     is_one_file: bool,
     target: Target,
@@ -70,13 +70,13 @@ enum Job {
 impl Writer {
     /// A writer that leaves all bytes in its buffers.
     #[must_use]
-    pub fn in_memory() -> Self {
+    pub(crate) fn in_memory() -> Self {
         Self::new(false, Target::Memory)
     }
 
     /// A writer that writes in the calling thread.
     #[must_use]
-    pub fn direct(screen: Screen) -> Self {
+    pub(crate) fn direct(screen: Screen) -> Self {
         Self::new(screen.is_one_file(), Target::Screen(Box::new(screen)))
     }
 
@@ -84,7 +84,7 @@ impl Writer {
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn threaded(screen: Screen) -> io::Result<Self> {
+    pub(crate) fn threaded(screen: Screen) -> io::Result<Self> {
         let is_one_file = screen.is_one_file();
         let thread = WriterThread::start(screen)?;
         Ok(Self::new(is_one_file, Target::Thread(thread)))
@@ -100,7 +100,7 @@ impl Writer {
     }
 
     /// The buffer of a stream.
-    pub fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
+    pub(crate) fn buffer(&mut self, stream: Stream) -> &mut Vec<u8> {
         match stream {
             Stream::Stdout => &mut self.stdout,
             Stream::Stderr => &mut self.stderr,
@@ -109,20 +109,20 @@ impl Writer {
 
     /// Whether [`FULL`] bytes are buffered.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.stdout.len() + self.stderr.len() >= FULL
     }
 
     /// Moves stderr behind stdout where both are one file. To be called after each
     /// message, so that their order stays.
-    pub fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         if self.is_one_file && !self.stderr.is_empty() {
             self.stdout.append(&mut self.stderr);
         }
     }
 
     /// Writes a part of a long line if the buffers are full.
-    pub fn flush_if_full(&mut self) {
+    pub(crate) fn flush_if_full(&mut self) {
         if self.is_full() {
             self.flush_now();
         }
@@ -130,7 +130,7 @@ impl Writer {
 
     /// Writes the buffers in the middle of a message. If the writer thread is busy for
     /// longer than a moment, they stay and grow: the printer must not wait for a reader.
-    pub fn flush_now(&mut self) {
+    pub(crate) fn flush_now(&mut self) {
         self.join();
         if let Target::Thread(thread) = &mut self.target {
             thread.wait_briefly();
@@ -142,7 +142,7 @@ impl Writer {
 
     /// Writes the buffers, or has the idle writer thread do it, and returns the loans
     /// afterwards.
-    pub fn write(&mut self, loans: Vec<Loan>) {
+    pub(crate) fn write(&mut self, loans: Vec<Loan>) {
         match &mut self.target {
             Target::Memory => {}
             Target::Screen(screen) => screen.write(&mut self.stdout, &mut self.stderr),
@@ -160,12 +160,12 @@ impl Writer {
 
     /// Whether the writer thread is writing.
     #[must_use]
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         matches!(&self.target, Target::Thread(thread) if thread.is_busy)
     }
 
     /// Waits until the writer thread is idle.
-    pub fn wait(&mut self) {
+    pub(crate) fn wait(&mut self) {
         if let Target::Thread(thread) = &mut self.target {
             thread.wait();
         }
@@ -174,7 +174,7 @@ impl Writer {
     /// Receives when the writer thread is done. None if it is idle, or if there is none.
     /// What comes goes to [`Writer::note_done`].
     #[must_use]
-    pub fn done(&self) -> Option<Receiver<Buffers>> {
+    pub(crate) fn done(&self) -> Option<Receiver<Buffers>> {
         match &self.target {
             Target::Thread(thread) if thread.is_busy => Some(thread.done.clone()),
             _ => None,
@@ -182,7 +182,7 @@ impl Writer {
     }
 
     /// Takes back the buffers of the writer thread, which is idle now.
-    pub fn note_done(&mut self, buffers: Buffers) {
+    pub(crate) fn note_done(&mut self, buffers: Buffers) {
         if let Target::Thread(thread) = &mut self.target {
             thread.is_busy = false;
             thread.spare = buffers;
@@ -190,7 +190,7 @@ impl Writer {
     }
 
     /// Updates the status bar.
-    pub fn progress(&mut self, progress: Progress) {
+    pub(crate) fn progress(&mut self, progress: Progress) {
         match &mut self.target {
             Target::Memory => {}
             Target::Screen(screen) => screen.progress(progress),
@@ -202,7 +202,7 @@ impl Writer {
     }
 
     /// Removes the status bar until the next progress. Returns when that is done.
-    pub fn hide_bar(&mut self) {
+    pub(crate) fn hide_bar(&mut self) {
         match &mut self.target {
             Target::Memory => {}
             Target::Screen(screen) => screen.hide_bar(),
@@ -216,7 +216,7 @@ impl Writer {
 
     /// When [`Writer::tick`] is to be called. The writer thread keeps its own time.
     #[must_use]
-    pub fn deadline(&self) -> Option<Instant> {
+    pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.target {
             Target::Screen(screen) => screen.deadline(),
             Target::Memory | Target::Thread(_) => None,
@@ -224,7 +224,7 @@ impl Writer {
     }
 
     /// Draws the status bar if it is due.
-    pub fn tick(&mut self) {
+    pub(crate) fn tick(&mut self) {
         if let Target::Screen(screen) = &mut self.target {
             screen.tick();
         }

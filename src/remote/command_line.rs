@@ -11,15 +11,15 @@ use super::quoting::quote;
 use super::sudo::Nonces;
 
 /// The template that is used when the user gives none.
-pub const DEFAULT_SHELL: &str = "bash -c '{}'";
+pub(crate) const DEFAULT_SHELL: &str = "bash -c '{}'";
 
 /// The longest command that fits: libssh2 refuses packets of 34,744 bytes and
 /// more, and an `exec` request (RFC 4254 section 6.5) puts 18 bytes before it.
-pub const MAX_LENGTH: usize = 34_743 - 18;
+pub(crate) const MAX_LENGTH: usize = 34_743 - 18;
 
 /// What cannot be said to a remote shell.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CommandLineError {
+pub(crate) enum CommandLineError {
     /// A template without a place for the command.
     #[error(
         "the shell template '{0}' has no {{}} where the command goes, as in the default \"bash -c '{{}}'\""
@@ -54,7 +54,7 @@ pub enum CommandLineError {
 
 /// A `--shell` template: what turns a program into a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shell {
+pub(crate) struct Shell {
     template: String,
     /// The template without its places: one piece more than there are places.
     pieces: Vec<String>,
@@ -66,7 +66,7 @@ impl Shell {
     /// # Errors
     /// A template without `{}`, or with one where the program could not be one
     /// word.
-    pub fn new(template: &str) -> Result<Self, CommandLineError> {
+    pub(crate) fn new(template: &str) -> Result<Self, CommandLineError> {
         let pieces = split_at_places(template)?;
         if !template.is_empty() && pieces.len() == 1 {
             return Err(CommandLineError::NoPlaceholder(template.to_owned()));
@@ -78,12 +78,12 @@ impl Shell {
     }
 
     /// Whether commands are sent as they are.
-    pub fn is_none(&self) -> bool {
+    pub(crate) fn is_none(&self) -> bool {
         self.template.is_empty()
     }
 
     /// Whether this is the shell that one gets without asking.
-    pub fn is_default(&self) -> bool {
+    pub(crate) fn is_default(&self) -> bool {
         self.template == DEFAULT_SHELL
     }
 
@@ -163,7 +163,7 @@ fn split_at_places(template: &str) -> Result<Vec<String>, CommandLineError> {
 
 /// Where something happens on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Directory {
+pub(crate) enum Directory {
     /// The home directory.
     Home,
     /// This one (`-r`); any bytes.
@@ -212,15 +212,15 @@ const LONGEST_RUN_NAME: &str = "20260131120000.123456-9999999999";
 
 /// The user's command, or a sync tool.
 #[derive(Debug, Clone)]
-pub struct CommandLine {
+pub(crate) struct CommandLine {
     /// The program: words joined by spaces.
-    pub program: Vec<u8>,
+    pub(crate) program: Vec<u8>,
     /// The shell that runs it.
-    pub shell: Shell,
+    pub(crate) shell: Shell,
     /// The `"$@"` of a sync tool; a command of `-C` has none.
-    pub arguments: Option<Vec<Vec<u8>>>,
+    pub(crate) arguments: Option<Vec<Vec<u8>>>,
     /// The directory that it runs in.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
 }
 
 impl CommandLine {
@@ -228,7 +228,7 @@ impl CommandLine {
     ///
     /// # Errors
     /// It cannot be sent; the error says what to do.
-    pub fn check(&self, sudo: Option<&Nonces>) -> Result<(), CommandLineError> {
+    pub(crate) fn check(&self, sudo: Option<&Nonces>) -> Result<(), CommandLineError> {
         if self.shell.is_none() {
             self.check_bare(sudo)?;
         }

@@ -27,20 +27,21 @@ use super::quoting::quote;
 ///
 /// It goes to the guard's stdin, before all orders, so that the process lists of
 /// the hosts show a short command line.
-pub static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("guard.sh")));
+pub(crate) static SCRIPT: LazyLock<String> =
+    LazyLock::new(|| without_comments(include_str!("guard.sh")));
 
 /// What to lock, and what to do if it is not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LockTarget {
+pub(crate) struct LockTarget {
     /// A file or a directory; any bytes.
-    pub path: Vec<u8>,
+    pub(crate) path: Vec<u8>,
     /// What to create where there is nothing.
-    pub make: Make,
+    pub(crate) make: Make,
 }
 
 /// What to create if there is nothing to lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Make {
+pub(crate) enum Make {
     /// Nothing: there is no lock then.
     Nothing,
     /// An empty file.
@@ -51,13 +52,13 @@ pub enum Make {
 
 /// What a guard is started with.
 #[derive(Debug, Clone)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// What to lock; nothing for a guard that only ends commands.
-    pub lock: Option<LockTarget>,
+    pub(crate) lock: Option<LockTarget>,
     /// How long it goes on without a heartbeat.
-    pub lease: Duration,
+    pub(crate) lease: Duration,
     /// The holder of the lock, as other runs show it.
-    pub holder: String,
+    pub(crate) holder: String,
 }
 
 /// The string for the login shell that starts a guard.
@@ -98,7 +99,7 @@ fn call(words: &str, login: &Login<'_>) -> String {
 
 /// What the guard is told, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuardOrder {
+pub(crate) enum GuardOrder {
     /// Make a run directory of this id, or, where there is one, another one beside it.
     /// It is removed when the guard goes.
     MakeRunDirectory(Arc<str>),
@@ -136,7 +137,7 @@ impl fmt::Display for GuardOrder {
 
 /// What the guard says, a line each.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GuardAnswer {
+pub(crate) enum GuardAnswer {
     /// It has the lock on this thing.
     Locked(Identity),
     /// There is no lock.
@@ -191,11 +192,11 @@ const LONGEST_LINE: usize = 16 * 1024;
 
 /// Bytes that a guard may write between two heartbeats. It answers with a few short
 /// lines; a list of processes that could not be ended is the longest of them.
-pub const MOST_SAID: usize = 64 * 1024;
+pub(crate) const MOST_SAID: usize = 64 * 1024;
 
 /// Reads a guard's stdout: noise of the login shell, then answers.
 #[derive(Debug, Default)]
-pub struct AnswerReader {
+pub(crate) struct AnswerReader {
     has_begun: bool,
     /// Bytes that the guard has written since it began, or since the last heartbeat.
     said: usize,
@@ -207,7 +208,7 @@ pub struct AnswerReader {
 
 impl AnswerReader {
     /// Takes output and adds the guard's answers to `answers`.
-    pub fn read(&mut self, bytes: &[u8], answers: &mut VecDeque<GuardAnswer>) {
+    pub(crate) fn read(&mut self, bytes: &[u8], answers: &mut VecDeque<GuardAnswer>) {
         let mut rest = bytes;
         while let Some(at) = memchr(b'\n', rest) {
             self.keep(&rest[..at]);
@@ -229,17 +230,17 @@ impl AnswerReader {
 
     /// Whether the guard has written more than any guard does: another program does it
     /// in its place.
-    pub fn has_flooded(&self) -> bool {
+    pub(crate) fn has_flooded(&self) -> bool {
         self.said > MOST_SAID
     }
 
     /// A heartbeat goes out: the guard may answer at full length again.
-    pub fn expect_answer(&mut self) {
+    pub(crate) fn expect_answer(&mut self) {
         self.said = 0;
     }
 
     /// The last line that came from another program, such as the login shell.
-    pub fn noise(&self) -> String {
+    pub(crate) fn noise(&self) -> String {
         String::from_utf8_lossy(&self.noise).into_owned()
     }
 
@@ -257,7 +258,7 @@ impl AnswerReader {
 }
 
 /// The name of a run directory: that of this id, or of another one beside it.
-pub fn run_directory_name(path: &str) -> Option<&str> {
+pub(crate) fn run_directory_name(path: &str) -> Option<&str> {
     let is_plain = |byte: u8| byte.is_ascii_digit() || byte == b'.' || byte == b'-';
     let (_, name) = path.rsplit_once('/')?;
     let is_name = name.starts_with(|first: char| first.is_ascii_digit());
@@ -273,6 +274,7 @@ mod tests {
     use std::os::unix::process::CommandExt;
     use std::path::{Path, PathBuf};
     use std::process::{Child, Command, Stdio};
+    use std::sync::{Mutex, PoisonError};
     use std::thread;
     use std::time::Instant;
 
@@ -527,6 +529,10 @@ mod tests {
         }
     }
 
+    /// All run directories of this machine are in one directory, which these tests
+    /// remove: one test at a time.
+    static RUN_DIRECTORIES: Mutex<()> = Mutex::new(());
+
     /// The run directory of a guard, which is in nobody's way.
     fn run_directory(guard: &mut Running, id: &str) -> std::path::PathBuf {
         guard.order(GuardOrder::MakeRunDirectory(id.into()));
@@ -538,6 +544,9 @@ mod tests {
 
     #[test]
     fn a_run_directory_is_for_us_alone_and_goes_unless_it_is_kept() {
+        let _alone = RUN_DIRECTORIES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for shell in SHELLS {
             let id = |what| format!("test-{}-{}-{what}", std::process::id(), shell[0]);
             let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
@@ -577,6 +586,9 @@ mod tests {
 
     #[test]
     fn a_run_directory_that_is_there_is_anothers() {
+        let _alone = RUN_DIRECTORIES
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         for shell in SHELLS {
             let start = || {
                 let mut guard = Running::start(shell, "none", "nothing", "30", "".as_ref());
@@ -640,7 +652,7 @@ mod tests {
                 exec 4<&0
                 setsid sh -c 'script=$1 path=$2 && shift 2 &&
                     exec "$@" -c "$script" orgalorg-guard $$ $PPID \
-                        "$SSH_CONNECTION" lock nothing 60 holder "$path"' \
+                        "$SSH_CONNECTION" flock nothing 60 holder "$path"' \
                     - "$@" <&4 &
                 exec 4<&- >/dev/null
                 # Open for writing too, or it ends between two orders.
@@ -959,7 +971,22 @@ mod tests {
         });
     }
 
-    /// How long a guard takes to end so many processes.
+    #[test]
+    fn zombies_that_nobody_waits_for_hold_up_no_end() {
+        for shell in SHELLS {
+            // (The init of that world waits for none of its children.) A machine that
+            // is busy may be slow, but not each time.
+            let times = (0..5).map(|_| time_to_end(3, shell));
+            let shortest = times.min().expect("five");
+            // A round with questions that zombies answer takes half a second.
+            assert!(
+                shortest < Duration::from_millis(500),
+                "{shell:?}: {shortest:?}"
+            );
+        }
+    }
+
+    /// How long a guard takes to end this number of processes.
     fn time_to_end(count: u32, shell: &[&str]) -> Duration {
         thread::scope(|scope| {
             let timing = scope.spawn(|| {

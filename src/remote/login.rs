@@ -7,13 +7,13 @@ use super::sudo::Nonces;
 /// A login, as far as command lines depend on it. The node fills it in once it is
 /// logged in and renders every [`Script`](super::script::Script) with it.
 #[derive(Debug, Clone, Copy)]
-pub struct Login<'a> {
+pub(crate) struct Login<'a> {
     /// The login user is root.
-    pub is_root: bool,
+    pub(crate) is_root: bool,
     /// The user asked for sudo (`-x`).
-    pub sudo: Option<&'a Nonces>,
+    pub(crate) sudo: Option<&'a Nonces>,
     /// The name of the run directory, once the guard has made one.
-    pub run_directory: Option<&'a str>,
+    pub(crate) run_directory: Option<&'a str>,
 }
 
 impl<'a> Login<'a> {
@@ -25,7 +25,7 @@ impl<'a> Login<'a> {
 
 /// The first word of every script of ours, on both outputs (the guard writes it on
 /// stdout only, as a line). Output before it is of the login shell or of sudo.
-pub const BEGIN: &str = "[orgalorg-begins]";
+pub(crate) const BEGIN: &str = "[orgalorg-begins]";
 
 /// Sets `$base` to the parent of our run directories. The guard sets it alike.
 pub(super) const RUN_DIRECTORIES: &str = "base=/tmp/orgalorg-$(id -un)
@@ -62,7 +62,7 @@ pub(super) fn call_script(script: &str, arguments: &str, login: &Login<'_>) -> S
 #[cfg(test)]
 impl Login<'static> {
     /// A login as an ordinary user, without sudo.
-    pub const PLAIN: Self = Self {
+    pub(crate) const PLAIN: Self = Self {
         is_root: false,
         sudo: None,
         run_directory: None,

@@ -7,13 +7,13 @@
 //! scripts say; [`protocol`] has the lines that sync tools and we exchange. `cluster`
 //! moves the bytes.
 
-pub mod command_line;
-pub mod guard;
-pub mod login;
-pub mod place;
-pub mod protocol;
-pub mod quoting;
-pub mod script;
-pub mod sudo;
-pub mod unpack;
-pub mod words;
+pub(crate) mod command_line;
+pub(crate) mod guard;
+pub(crate) mod login;
+pub(crate) mod place;
+pub(crate) mod protocol;
+pub(crate) mod quoting;
+pub(crate) mod script;
+pub(crate) mod sudo;
+pub(crate) mod unpack;
+pub(crate) mod words;

@@ -13,7 +13,7 @@ use super::command_line::Directory;
 use super::login::{Login, call_announced, without_comments};
 
 /// The sync tool that is used when the user names none.
-pub const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
+pub(crate) const DEFAULT_TOOL: &str = "/usr/lib/orgalorg/sync";
 
 static SCRIPT: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("place.sh")));
 

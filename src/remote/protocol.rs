@@ -13,17 +13,17 @@ use std::sync::Arc;
 use memchr::memchr;
 
 /// The longest description that a SYNC message may have.
-pub const MAX_DESCRIPTION: usize = 1024 * 1024;
+pub(crate) const MAX_DESCRIPTION: usize = 1024 * 1024;
 
 /// What may stand around a description of full length; it does not count.
 const MAX_BLANKS: usize = 4096;
 
 /// Bytes that may wait for a tool: enough for one that reads late, and a bound for
 /// one that never reads.
-pub const MAX_WAITING: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_WAITING: usize = 16 * 1024 * 1024;
 
 /// The short form of `docs/PROTOCOL.md`, for `--help`.
-pub const HELP: &str = "\
+pub(crate) const HELP: &str = "\
 A sync tool runs on every node at once. It reads from its stdin and writes to \
 its stdout one message a line, each beginning with a prefix that is new for each run:
   <- ORGALORG:90817263 HELLO
@@ -42,20 +42,20 @@ go on.";
 
 /// What every message of a run begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prefix(String);
+pub(crate) struct Prefix(String);
 
 impl Prefix {
     /// A prefix from random bytes: what a tool prints must not be taken for a
     /// message of this run because it was one of another.
     #[must_use]
-    pub fn new(random: [u8; 8]) -> Self {
+    pub(crate) fn new(random: [u8; 8]) -> Self {
         Self(format!("ORGALORG:{}", u64::from_be_bytes(random)))
     }
 
     /// What a tool that has just been started is told: who it talks to, and all
     /// nodes of the run, of which it is the one at `current`.
     #[must_use]
-    pub fn introduction<'a>(
+    pub(crate) fn introduction<'a>(
         &self,
         nodes: impl IntoIterator<Item = &'a str>,
         current: usize,
@@ -70,13 +70,13 @@ impl Prefix {
 
     /// All tools have been started.
     #[must_use]
-    pub fn start(&self) -> Arc<[u8]> {
+    pub(crate) fn start(&self) -> Arc<[u8]> {
         format!("{self} START\n").into_bytes().into()
     }
 
     /// The tool on this node has said this.
     #[must_use]
-    pub fn broadcast(&self, node: &str, description: &[u8]) -> Arc<[u8]> {
+    pub(crate) fn broadcast(&self, node: &str, description: &[u8]) -> Arc<[u8]> {
         let mut text = format!("{self} SYNC {node}").into_bytes();
         if !description.is_empty() {
             text.push(b' ');
@@ -95,7 +95,7 @@ impl fmt::Display for Prefix {
 
 /// The names of all nodes of a run, by which a broadcast is known.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     names: HashSet<Vec<u8>>,
     longest: usize,
 }
@@ -114,7 +114,7 @@ impl FromIterator<String> for Names {
     "the sync tool sent a SYNC message of more than {} bytes",
     MAX_DESCRIPTION
 )]
-pub struct TooLong;
+pub(crate) struct TooLong;
 
 /// Takes the messages out of a tool's stdout.
 ///
@@ -125,7 +125,7 @@ pub struct TooLong;
 /// the name of one of its nodes after `SYNC`: a tool that echoes what it reads
 /// must not start a storm.
 #[derive(Debug)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// `<prefix> SYNC`.
     head: Vec<u8>,
     names: Arc<Names>,
@@ -161,7 +161,7 @@ struct Search {
 impl Filter {
     /// A filter at the beginning of a tool's stdout.
     #[must_use]
-    pub fn new(prefix: &Prefix, names: Arc<Names>) -> Self {
+    pub(crate) fn new(prefix: &Prefix, names: Arc<Names>) -> Self {
         Self {
             head: format!("{prefix} SYNC").into_bytes(),
             names,
@@ -176,7 +176,7 @@ impl Filter {
     /// # Errors
     /// A description is too long. The tool has failed: the rest of `bytes` is
     /// dropped with this message, and whatever else it says is output.
-    pub fn feed(
+    pub(crate) fn feed(
         &mut self,
         mut bytes: &[u8],
         out: &mut Vec<u8>,
@@ -202,7 +202,7 @@ impl Filter {
     /// a newline counts like any other, for output as for messages. (The others
     /// would wait for ever for somebody who has said it all.) Returns what is
     /// output.
-    pub fn finish(&mut self, mut on_sync: impl FnMut(Vec<u8>)) -> Vec<u8> {
+    pub(crate) fn finish(&mut self, mut on_sync: impl FnMut(Vec<u8>)) -> Vec<u8> {
         let mut out = Vec::new();
         match self.state {
             State::End => self.end_message(&mut on_sync),
@@ -220,7 +220,7 @@ impl Filter {
     /// Nothing more will come, because the tool or its connection was cut off: a
     /// line without its end may be half of something, and is no message. Returns
     /// what is output.
-    pub fn abandon(&mut self) -> Vec<u8> {
+    pub(crate) fn abandon(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         self.give_up(&mut out);
         out
@@ -375,12 +375,12 @@ fn trim(text: &[u8]) -> &[u8] {
     "the sync tool does not read its stdin: more than {} MiB are waiting for it",
     MAX_WAITING / 1024 / 1024
 )]
-pub struct Overflow;
+pub(crate) struct Overflow;
 
 /// What waits to be read by a tool, in order. It shares the texts with the
 /// inboxes of the other tools.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub(crate) struct Inbox {
     texts: VecDeque<Arc<[u8]>>,
     /// How much of the first text has been taken.
     taken: usize,
@@ -392,7 +392,7 @@ impl Inbox {
     ///
     /// # Errors
     /// Too much is waiting already. The tool has failed: it would miss something.
-    pub fn push(&mut self, text: Arc<[u8]>) -> Result<(), Overflow> {
+    pub(crate) fn push(&mut self, text: Arc<[u8]>) -> Result<(), Overflow> {
         if self.waiting + text.len() > MAX_WAITING {
             return Err(Overflow);
         }
@@ -403,12 +403,12 @@ impl Inbox {
 
     /// Whether nothing waits.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting == 0
     }
 
     /// Moves what comes next to `buffer`, at most so many bytes.
-    pub fn take(&mut self, buffer: &mut Vec<u8>, mut most: usize) {
+    pub(crate) fn take(&mut self, buffer: &mut Vec<u8>, mut most: usize) {
         while most > 0
             && let Some(text) = self.texts.front()
         {

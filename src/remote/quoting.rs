@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 /// a string, because that is what can be sent: bytes that are no UTF-8 are
 /// written as `"$(printf '\377')"`, which every POSIX shell turns back into the
 /// same bytes.
-pub fn quote(word: &[u8]) -> String {
+pub(crate) fn quote(word: &[u8]) -> String {
     let mut quoted = String::with_capacity(word.len() + 2);
     quoted.push('\'');
     for chunk in word.utf8_chunks() {

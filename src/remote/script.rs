@@ -11,7 +11,7 @@ use super::unpack::Unpack;
 
 /// What a host runs for us.
 #[derive(Debug, Clone)]
-pub enum Script {
+pub(crate) enum Script {
     /// The command of `-C`, or a sync tool.
     Command(CommandLine),
     /// Holds the lock, and ends commands ([`guard`]).
@@ -28,7 +28,7 @@ pub enum Script {
 
 impl Script {
     /// The string for the login shell.
-    pub fn render(&self, login: &Login<'_>) -> String {
+    pub(crate) fn render(&self, login: &Login<'_>) -> String {
         match self {
             Self::Command(line) => line.render(login),
             Self::Guard(arguments) => guard::start(arguments, login),

@@ -16,7 +16,7 @@ const COMMON: &str = "[orgalorg-sudo-";
 
 /// The words of one run.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Nonces {
+pub(crate) struct Nonces {
     prompt: Option<String>,
     started: String,
 }
@@ -31,7 +31,7 @@ impl fmt::Debug for Nonces {
 impl Nonces {
     /// Words from 16 random bytes; with a prompt where a password can be given.
     #[must_use]
-    pub fn new(random: [u8; 16], with_password: bool) -> Self {
+    pub(crate) fn new(random: [u8; 16], with_password: bool) -> Self {
         let number = u128::from_be_bytes(random);
         Self {
             prompt: with_password.then(|| format!("{COMMON}asks-{number:032x}]")),
@@ -56,7 +56,7 @@ impl Nonces {
 
 /// What the gate noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SudoEvent {
+pub(crate) enum SudoEvent {
     /// sudo asks for the password.
     Asked,
     /// sudo has let us in; what comes from now on is the command's.
@@ -65,7 +65,7 @@ pub enum SudoEvent {
 
 /// Watches the outputs of a command until sudo has started it.
 #[derive(Debug)]
-pub struct Gate {
+pub(crate) struct Gate {
     nonces: Nonces,
     passed: bool,
     held: Vec<u8>,
@@ -74,7 +74,7 @@ pub struct Gate {
 impl Gate {
     /// A gate that waits for these words.
     #[must_use]
-    pub fn new(nonces: Nonces) -> Self {
+    pub(crate) fn new(nonces: Nonces) -> Self {
         Self {
             nonces,
             passed: false,
@@ -84,14 +84,14 @@ impl Gate {
 
     /// Whether the command has been started.
     #[must_use]
-    pub fn has_passed(&self) -> bool {
+    pub(crate) fn has_passed(&self) -> bool {
         self.passed
     }
 
     /// Takes bytes of the stream that the words come on (stderr, or stdout under
     /// a pseudo-terminal) and gives back what is output. A part that may be the
     /// beginning of a word is kept until more comes.
-    pub fn feed(&mut self, bytes: &[u8], mut notice: impl FnMut(SudoEvent)) -> Vec<u8> {
+    pub(crate) fn feed(&mut self, bytes: &[u8], mut notice: impl FnMut(SudoEvent)) -> Vec<u8> {
         self.held.extend_from_slice(bytes);
         let held = std::mem::take(&mut self.held);
         let mut output = Vec::new();
@@ -113,7 +113,7 @@ impl Gate {
     }
 
     /// What is still kept when the stream has ended.
-    pub fn finish(&mut self) -> Vec<u8> {
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.held)
     }
 

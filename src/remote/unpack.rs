@@ -21,18 +21,18 @@ printf 'ORGALORG READY %s:%s\n' "$boot" "$(stat -L -c %d:%i . 2>/dev/null)"
 "#;
 
 /// The directory that waits for an upload, if this line (without its newline) says so.
-pub fn ready_in(line: &[u8]) -> Option<Identity> {
+pub(crate) fn ready_in(line: &[u8]) -> Option<Identity> {
     let place = line.strip_prefix(READY.as_bytes())?;
     Some(Identity(String::from_utf8_lossy(place).into_owned()))
 }
 
 /// Takes an upload on one host.
 #[derive(Debug, Clone)]
-pub struct Unpack {
+pub(crate) struct Unpack {
     /// Where the files go. A path is made if it is missing.
-    pub directory: Directory,
+    pub(crate) directory: Directory,
     /// The program that unpacks a compressed archive.
-    pub unpacker: Option<&'static str>,
+    pub(crate) unpacker: Option<&'static str>,
 }
 
 /// Options from the environment of the host's user, for GNU tar, bsdtar and gzip:
@@ -92,7 +92,7 @@ impl Unpack {
 
 /// Why a host's tar has failed, from what it said. The words of the system's
 /// errors are those of the C locale, and of most others.
-pub fn likely_reason(messages: &str) -> Option<&'static str> {
+pub(crate) fn likely_reason(messages: &str) -> Option<&'static str> {
     let reasons = [
         ("No space left on device", "no space left on the host"),
         // What GNU tar says where a part of a block still fits.

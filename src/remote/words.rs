@@ -21,11 +21,11 @@ const LONGEST_LINE: usize = 8 * 1024;
 
 /// The end of an output, for error messages.
 #[derive(Debug, Default)]
-pub struct Tail(Vec<u8>);
+pub(crate) struct Tail(Vec<u8>);
 
 impl Tail {
     /// Adds output.
-    pub fn keep(&mut self, bytes: &[u8]) {
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
         let new = &bytes[bytes.len().saturating_sub(TAIL)..];
         let old = (self.0.len() + new.len()).saturating_sub(TAIL);
         self.0.drain(..old);
@@ -33,7 +33,7 @@ impl Tail {
     }
 
     /// The last line that is not blank; empty if there is none.
-    pub fn last_line(&self) -> String {
+    pub(crate) fn last_line(&self) -> String {
         last_line(&self.0)
     }
 }
@@ -50,7 +50,7 @@ fn last_line(text: &[u8]) -> String {
 /// The output before a script of ours begins. It explains a script that never begins,
 /// and is dropped when the script does.
 #[derive(Debug)]
-pub struct Prelude {
+pub(crate) struct Prelude {
     /// Of each stream, until the script begins there.
     held: [Option<Vec<u8>>; 2],
 }
@@ -65,7 +65,7 @@ impl Default for Prelude {
 
 impl Prelude {
     /// Takes output of a stream and returns the part that the script has written.
-    pub fn pass(&mut self, stream: Stream, bytes: Vec<u8>) -> Vec<u8> {
+    pub(crate) fn pass(&mut self, stream: Stream, bytes: Vec<u8>) -> Vec<u8> {
         let place = &mut self.held[stream as usize];
         let Some(held) = place else {
             return bytes;
@@ -86,12 +86,12 @@ impl Prelude {
     }
 
     /// The last line on a stream where the script has not begun.
-    pub fn last_line(&self, stream: Stream) -> Option<String> {
+    pub(crate) fn last_line(&self, stream: Stream) -> Option<String> {
         self.held[stream as usize].as_deref().map(last_line)
     }
 
     /// The output of the streams where the script has not begun.
-    pub fn finish(&mut self) -> Vec<(Stream, Vec<u8>)> {
+    pub(crate) fn finish(&mut self) -> Vec<(Stream, Vec<u8>)> {
         [Stream::Stdout, Stream::Stderr]
             .into_iter()
             .filter_map(|stream| Some((stream, self.held[stream as usize].take()?)))
@@ -101,7 +101,7 @@ impl Prelude {
 
 /// What a script of ours has said on stderr.
 #[derive(Debug, Default)]
-pub struct Complaint {
+pub(crate) struct Complaint {
     tail: Tail,
     /// The beginning.
     said: Vec<u8>,
@@ -109,20 +109,20 @@ pub struct Complaint {
 
 impl Complaint {
     /// Adds output.
-    pub fn hear(&mut self, bytes: &[u8]) {
+    pub(crate) fn hear(&mut self, bytes: &[u8]) {
         self.tail.keep(bytes);
         let room = MOST_SAID - self.said.len();
         self.said.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     /// The last line.
-    pub fn last_line(&self) -> String {
+    pub(crate) fn last_line(&self) -> String {
         self.tail.last_line()
     }
 
     /// Why the script has failed: its last line, which says what that means for the
     /// host, and the cause, which came before.
-    pub fn reason(&self, last: &str) -> Option<Tree> {
+    pub(crate) fn reason(&self, last: &str) -> Option<Tree> {
         if last.is_empty() {
             return None;
         }
@@ -137,7 +137,7 @@ impl Complaint {
 /// What the script that takes an upload says: a line that the archive may come, and
 /// then nothing but complaints.
 #[derive(Debug, Default)]
-pub struct TarReport {
+pub(crate) struct TarReport {
     /// Unfinished lines, of both streams.
     lines: [Vec<u8>; 2],
     /// The directory that it is in, when it is ready.
@@ -151,7 +151,7 @@ pub struct TarReport {
 
 impl TarReport {
     /// Takes output of a stream and returns the lines for the user.
-    pub fn hear(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn hear(&mut self, stream: Stream, bytes: &[u8]) -> Vec<u8> {
         let mut shown = Vec::new();
         let mut line = std::mem::take(&mut self.lines[stream as usize]);
         for byte in bytes {
@@ -168,7 +168,7 @@ impl TarReport {
     }
 
     /// Nothing more comes. Returns the unfinished lines.
-    pub fn finish(&mut self) -> Vec<u8> {
+    pub(crate) fn finish(&mut self) -> Vec<u8> {
         let mut shown = Vec::new();
         for line in std::mem::take(&mut self.lines) {
             if !line.is_empty() {
@@ -180,17 +180,17 @@ impl TarReport {
 
     /// The directory that the archive is to be unpacked in, once the script waits
     /// for the archive.
-    pub fn ready_in(&self) -> Option<&Identity> {
+    pub(crate) fn ready_in(&self) -> Option<&Identity> {
         self.ready_in.as_ref()
     }
 
     /// The last line that was said.
-    pub fn last_line(&self) -> String {
+    pub(crate) fn last_line(&self) -> String {
         self.tail.last_line()
     }
 
     /// Why tar has failed, as far as it has said.
-    pub fn reason(&self) -> Option<Tree> {
+    pub(crate) fn reason(&self) -> Option<Tree> {
         let first = String::from_utf8_lossy(&self.first).into_owned();
         match unpack::likely_reason(&String::from_utf8_lossy(&self.said)) {
             Some(reason) => Some(reason.into()),

@@ -53,7 +53,7 @@ use stop::Stop;
 /// # Errors
 /// What could not be said, because there is no printer: not even a thread for it,
 /// or no place to write the list to.
-pub fn run(config: Config) -> Result<ExitStatus, Tree> {
+pub(crate) fn run(config: Config) -> Result<ExitStatus, Tree> {
     if matches!(config.mode, Mode::List) {
         return list(&config.targets);
     }

@@ -21,11 +21,11 @@ use crate::ssh::sign::PublicKeyLogin;
 use crate::ssh::wait::{Interrupted, WaitLimit};
 
 /// A secret that the user typed, wiped when the last copy goes.
-pub type Secret = Arc<Zeroizing<String>>;
+pub(crate) type Secret = Arc<Zeroizing<String>>;
 
 /// One key to try.
 #[derive(Debug, Clone)]
-pub enum Key {
+pub(crate) enum Key {
     /// A key that we hold ourselves.
     File(UserKey),
     /// A key that the agent holds, by its public part (SSH wire format).
@@ -34,18 +34,18 @@ pub enum Key {
 
 /// All that may be tried on a host.
 #[derive(Clone, Default)]
-pub struct Credentials {
+pub(crate) struct Credentials {
     /// Keys, in the order of trying.
-    pub keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
     /// The password of `-p`.
-    pub password: Option<Secret>,
+    pub(crate) password: Option<Secret>,
     /// Keys that were left out, and why: said where none of the others fits.
-    pub left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Why a login failed.
 #[derive(Debug)]
-pub enum AuthError {
+pub(crate) enum AuthError {
     /// The host did not let us in.
     Refused(Tree),
     /// The connection ended without a sign that it was about our keys.
@@ -64,7 +64,7 @@ impl From<Interrupted> for AuthError {
 ///
 /// # Errors
 /// Nobody answers there.
-pub fn agent_identities() -> Result<Vec<Vec<u8>>, Tree> {
+pub(crate) fn agent_identities() -> Result<Vec<Vec<u8>>, Tree> {
     let list = || -> Result<Vec<Vec<u8>>, ssh2::Error> {
         let session = ssh2::Session::new()?;
         let mut agent = session.agent()?;
@@ -80,7 +80,7 @@ pub fn agent_identities() -> Result<Vec<Vec<u8>>, Tree> {
 ///
 /// # Errors
 /// See [`AuthError`].
-pub fn log_in(
+pub(crate) fn log_in(
     session: &Session,
     user: &str,
     credentials: &Credentials,

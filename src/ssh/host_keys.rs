@@ -14,7 +14,7 @@ use crate::remote::quoting::quote;
 
 /// What follows for a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Judgement {
+pub(crate) enum Judgement {
     /// Go on. The text says why, for the log.
     Trusted(String),
     /// Go on, with a warning.
@@ -27,7 +27,7 @@ pub enum Judgement {
 
 /// Judges a server's key.
 #[must_use]
-pub fn judge(
+pub(crate) fn judge(
     policy: HostKeyPolicy,
     verdict: Verdict,
     host: &str,
@@ -93,7 +93,7 @@ fn changed(what: &str, at: &Place, known: &str, name: &str, key: &HostKey) -> Tr
 
 /// The refusal of an unknown key.
 #[must_use]
-pub fn unknown(key: &HostKey) -> Tree {
+pub(crate) fn unknown(key: &HostKey) -> Tree {
     Tree::new(format!(
         "the host key is not known: {} {}",
         key.algorithm, key.fingerprint

@@ -18,11 +18,11 @@
 //! - It has no time-outs of its own in this mode.
 
 mod algorithms;
-pub mod auth;
-pub mod host_keys;
-pub mod keys;
-pub mod process;
-pub mod session;
+pub(crate) mod auth;
+pub(crate) mod host_keys;
+pub(crate) mod keys;
+pub(crate) mod process;
+pub(crate) mod session;
 mod sign;
-pub mod transport;
-pub mod wait;
+pub(crate) mod transport;
+pub(crate) mod wait;

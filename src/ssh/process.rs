@@ -19,7 +19,7 @@ const WINDOW: u32 = 256 * 1024;
 const PACKET: u32 = 32 * 1024;
 
 /// The most that libssh2 puts into one packet; smaller writes cost more.
-pub const INPUT_CHUNK: usize = 32_700;
+pub(crate) const INPUT_CHUNK: usize = 32_700;
 
 /// The most that is read at once.
 const OUTPUT_CHUNK: usize = 256 * 1024;
@@ -32,24 +32,24 @@ const END_OF_TRANSMISSION: u8 = 4;
 
 /// The size of a pseudo-terminal, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TerminalSize {
+pub(crate) struct TerminalSize {
     /// Characters per line.
-    pub columns: u16,
+    pub(crate) columns: u16,
     /// Lines.
-    pub rows: u16,
+    pub(crate) rows: u16,
 }
 
 /// What to start.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub(crate) struct Request {
     /// The string for the login shell.
-    pub command: String,
+    pub(crate) command: String,
     /// Ask for a pseudo-terminal: its type and size.
-    pub terminal: Option<(String, TerminalSize)>,
+    pub(crate) terminal: Option<(String, TerminalSize)>,
 }
 
 /// What a process is connected to.
-pub trait Ports {
+pub(crate) trait Ports {
     /// How many bytes of output are wanted right now.
     fn room(&mut self) -> usize;
 
@@ -62,7 +62,7 @@ pub trait Ports {
 
 /// What [`Ports::input`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Supply {
+pub(crate) enum Supply {
     /// Something is in the buffer.
     Bytes,
     /// A secret is in the buffer, which is to be wiped after use.
@@ -75,7 +75,7 @@ pub enum Supply {
 
 /// How a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Exit {
+pub(crate) enum Exit {
     /// By itself, with this status.
     Status(i32),
     /// By this signal (its name without SIG).
@@ -108,18 +108,18 @@ enum Stage {
 
 /// What became of a step.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Step {
+pub(crate) struct Step {
     /// Something moved, so that another step may be worth while at once.
-    pub progress: bool,
+    pub(crate) progress: bool,
     /// Something came from the host.
-    pub heard: bool,
+    pub(crate) heard: bool,
     /// Something waits for the socket to take data.
-    pub writing: bool,
+    pub(crate) writing: bool,
 }
 
 impl Step {
     /// Takes in what another process has done in the same turn.
-    pub fn add(&mut self, other: Self) {
+    pub(crate) fn add(&mut self, other: Self) {
         self.progress |= other.progress;
         self.heard |= other.heard;
         self.writing |= other.writing;
@@ -128,7 +128,7 @@ impl Step {
 
 /// A remote process.
 #[derive(Default)]
-pub struct Process {
+pub(crate) struct Process {
     channel: Option<Channel>,
     request: Option<Request>,
     /// The request is not to be made (yet).
@@ -163,57 +163,57 @@ struct Input {
 
 impl Process {
     /// What to start, as soon as there is a channel.
-    pub fn start(&mut self, request: Request) {
+    pub(crate) fn start(&mut self, request: Request) {
         self.request = Some(request);
     }
 
     /// From now on nothing is started that the host has not been asked to start
     /// already; or, after that, it is.
-    pub fn hold(&mut self, held: bool) {
+    pub(crate) fn hold(&mut self, held: bool) {
         self.held = held;
     }
 
     /// Whether the host has accepted the command.
     #[must_use]
-    pub fn has_started(&self) -> bool {
+    pub(crate) fn has_started(&self) -> bool {
         self.stage >= Stage::Running
     }
 
     /// How many bytes of input the connection has taken.
     #[must_use]
-    pub fn taken(&self) -> u64 {
+    pub(crate) fn taken(&self) -> u64 {
         self.input.taken
     }
 
     /// How many bytes more it lets us send. That grows only when it has read
     /// some, also when all has been sent.
     #[must_use]
-    pub fn window(&self) -> u32 {
+    pub(crate) fn window(&self) -> u32 {
         let channel = self.channel.as_ref();
         channel.map_or(0, |channel| channel.write_window().remaining)
     }
 
     /// Whether all input so far is on its way.
     #[must_use]
-    pub fn is_flushed(&self) -> bool {
+    pub(crate) fn is_flushed(&self) -> bool {
         self.input.sent == self.input.buffer.len()
     }
 
     /// How it ended, once that is known.
     #[must_use]
-    pub fn exit(&self) -> Option<&Exit> {
+    pub(crate) fn exit(&self) -> Option<&Exit> {
         self.exit.as_ref()
     }
 
     /// Whether nothing is left to be done for it.
     #[must_use]
-    pub fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         self.stage == Stage::Ended
     }
 
     /// Whether the host has closed the channel. Output may still wait in the queue.
     #[must_use]
-    pub fn is_all_here(&self) -> bool {
+    pub(crate) fn is_all_here(&self) -> bool {
         self.closed
     }
 
@@ -222,7 +222,7 @@ impl Process {
     ///
     /// # Errors
     /// The connection is lost, or the host gives no channel.
-    pub fn idle(&mut self, session: &Session) -> Result<Step, SessionError> {
+    pub(crate) fn idle(&mut self, session: &Session) -> Result<Step, SessionError> {
         let before = self.stage;
         if self.stage == Stage::Opening {
             self.advance(session)?;
@@ -247,7 +247,7 @@ impl Process {
     ///
     /// # Errors
     /// The connection is lost, or the host refuses to start the process.
-    pub fn step(
+    pub(crate) fn step(
         &mut self,
         session: &mut Session,
         ports: &mut impl Ports,
@@ -385,7 +385,7 @@ impl Process {
     /// Whether something has come for it since its last step, taken from the
     /// socket by another process of the same session.
     #[must_use]
-    pub fn has_news(&self) -> bool {
+    pub(crate) fn has_news(&self) -> bool {
         let Some(channel) = self.channel.as_ref() else {
             return false;
         };

@@ -35,18 +35,18 @@ const LONGEST_GREETING: usize = 200;
 /// a call into it does not come back, and the thread that made it can watch no
 /// clock. So main does, and pulls the plug of a host that is overdue.
 #[derive(Debug, Clone, Default)]
-pub struct Plug {
+pub(crate) struct Plug {
     transport: Arc<Mutex<Weak<Transport>>>,
 }
 
 impl Plug {
     /// It belongs to this connection from now on.
-    pub fn insert(&self, transport: &Arc<Transport>) {
+    pub(crate) fn insert(&self, transport: &Arc<Transport>) {
         *self.lock() = Arc::downgrade(transport);
     }
 
     /// Ends the connection, if there is one.
-    pub fn pull(&self) {
+    pub(crate) fn pull(&self) {
         if let Some(transport) = self.lock().upgrade() {
             transport.shut_down();
         }
@@ -62,7 +62,7 @@ impl Plug {
 
 /// Why a step of a session failed.
 #[derive(Debug)]
-pub enum SessionError {
+pub(crate) enum SessionError {
     /// The connection is gone, or the peer breaks the protocol.
     Lost(Tree),
     /// The peer said no; the connection lives.
@@ -154,7 +154,7 @@ fn describe(error: &ssh2::Error) -> String {
 }
 
 /// An SSH connection to one host.
-pub struct Session {
+pub(crate) struct Session {
     inner: ssh2::Session,
     transport: Arc<Transport>,
     offer: Offer,
@@ -192,7 +192,7 @@ impl Session {
     ///
     /// # Errors
     /// libssh2 cannot be set up (no memory).
-    pub fn new(
+    pub(crate) fn new(
         transport: Arc<Transport>,
         liveness: Liveness,
         known_types: &[String],
@@ -225,7 +225,7 @@ impl Session {
     }
 
     /// From here on what the socket has is taken once.
-    pub fn begin_turn(&self) {
+    pub(crate) fn begin_turn(&self) {
         self.drained.set(false);
     }
 
@@ -241,7 +241,11 @@ impl Session {
     ///
     /// # Errors
     /// No SSH server, no common algorithm, or out of limit.
-    pub fn handshake(&mut self, limit: &WaitLimit<'_>, log: &dyn Log) -> Result<(), SessionError> {
+    pub(crate) fn handshake(
+        &mut self,
+        limit: &WaitLimit<'_>,
+        log: &dyn Log,
+    ) -> Result<(), SessionError> {
         let begun = Instant::now();
         if log.enabled(Level::Trace) {
             self.log_preferences(log);
@@ -300,7 +304,7 @@ impl Session {
     /// made it an SSH server), made fit for a message. It may be anything: the
     /// server may be none.
     #[must_use]
-    pub fn greeting(&self) -> Option<String> {
+    pub(crate) fn greeting(&self) -> Option<String> {
         let line = String::from_utf8_lossy(self.inner.banner_bytes()?).into_owned();
         let text: String = line.chars().take(LONGEST_GREETING).collect();
         Some(text.escape_debug().to_string())
@@ -310,7 +314,7 @@ impl Session {
     ///
     /// # Errors
     /// The server has none of a known kind.
-    pub fn host_key(&self) -> Result<HostKey, SessionError> {
+    pub(crate) fn host_key(&self) -> Result<HostKey, SessionError> {
         let (blob, _) = self
             .inner
             .host_key()
@@ -360,7 +364,7 @@ impl Session {
 
     /// Whether the socket takes data right now.
     #[must_use]
-    pub fn is_writable(&self) -> bool {
+    pub(crate) fn is_writable(&self) -> bool {
         let now = Instant::now();
         let mut fds = [PollFd::new(&*self.transport, PollFlags::OUT)];
         poll_until(&mut fds, now, now);
@@ -370,7 +374,7 @@ impl Session {
     /// Sleeps until the host says something, the socket takes data (if
     /// `writing`), somebody wakes us, or `deadline`. What we have been woken for is
     /// to be looked at after this.
-    pub fn poll(&mut self, wakeup: &Wakeup, writing: bool, deadline: Instant) {
+    pub(crate) fn poll(&mut self, wakeup: &Wakeup, writing: bool, deadline: Instant) {
         let writing = writing || self.is_blocked_outbound();
         let mut flags = PollFlags::IN;
         if writing {
@@ -424,26 +428,26 @@ impl Session {
 
     /// Why the connection is lost, while what came before is still handed out.
     #[must_use]
-    pub fn lost(&self) -> Option<&Tree> {
+    pub(crate) fn lost(&self) -> Option<&Tree> {
         self.lost.as_ref().map(|(reason, _)| reason)
     }
 
     /// How many bytes of what was sent have not arrived yet, as far as the system
     /// knows.
     #[must_use]
-    pub fn on_the_way(&self) -> i32 {
+    pub(crate) fn on_the_way(&self) -> i32 {
         self.transport.on_the_way()
     }
 
     /// The host has shown life.
-    pub fn heard(&mut self, now: Instant) {
+    pub(crate) fn heard(&mut self, now: Instant) {
         self.last_heard = now;
         self.unanswered_since = None;
     }
 
     /// When the host last showed life.
     #[must_use]
-    pub fn last_heard(&self) -> Instant {
+    pub(crate) fn last_heard(&self) -> Instant {
         self.last_heard
     }
 
@@ -452,7 +456,7 @@ impl Session {
     ///
     /// # Errors
     /// The host has been silent, or has taken no data, for too long.
-    pub fn tend(&mut self, now: Instant) -> Result<Instant, SessionError> {
+    pub(crate) fn tend(&mut self, now: Instant) -> Result<Instant, SessionError> {
         let on_the_way = self.blocked.as_ref().map(|_| self.on_the_way());
         if let (Some(blocked), Some(on_the_way)) = (&mut self.blocked, on_the_way)
             && on_the_way < blocked.on_the_way
@@ -496,7 +500,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection is lost.
-    pub fn probe(&mut self, now: Instant) -> Result<(), SessionError> {
+    pub(crate) fn probe(&mut self, now: Instant) -> Result<(), SessionError> {
         // The packet is built on libssh2's stack: sent at a moment when the
         // socket does not take it, it could never be finished.
         if !self.is_blocked_outbound() && self.is_writable() {
@@ -531,7 +535,7 @@ impl Session {
     }
 
     /// Says goodbye, if that can be done without waiting.
-    pub fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         if self.is_writable() {
             let by_us = Some(DisconnectCode::ByApplication);
             // The peer sees the socket close in any case.

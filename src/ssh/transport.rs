@@ -22,19 +22,19 @@ const NOTSENT_LOWAT: u32 = 128 * 1024;
 
 /// The connection under an SSH session: a stream socket that does not block.
 #[derive(Debug)]
-pub struct Transport {
+pub(crate) struct Transport {
     socket: Socket,
 }
 
 impl Transport {
     /// Ends the connection. A thread that polls it wakes.
-    pub fn shut_down(&self) {
+    pub(crate) fn shut_down(&self) {
         // It may have ended by itself.
         let _ = self.socket.shutdown(Shutdown::Both);
     }
 
     /// Whether the peer has ended the connection, and all that it sent has been read.
-    pub fn is_at_end(&self) -> bool {
+    pub(crate) fn is_at_end(&self) -> bool {
         let mut byte = [MaybeUninit::uninit()];
         matches!(self.socket.peek(&mut byte), Ok(0))
     }
@@ -42,7 +42,7 @@ impl Transport {
     /// Bytes that were sent and have not arrived yet, as far as the kernel knows
     /// (tcp(7): SIOCOUTQ).
     #[expect(unsafe_code, reason = "no library asks for it")]
-    pub fn on_the_way(&self) -> i32 {
+    pub(crate) fn on_the_way(&self) -> i32 {
         let mut bytes = 0;
         // SAFETY: the descriptor is open, and one int is written.
         let answer =
@@ -55,7 +55,7 @@ impl Transport {
     /// # Errors
     /// The system refuses it.
     #[expect(unsafe_code, reason = "the descriptor belongs to libssh2 as well")]
-    pub fn replace_by(&self, other: BorrowedFd<'_>) -> io::Result<()> {
+    pub(crate) fn replace_by(&self, other: BorrowedFd<'_>) -> io::Result<()> {
         // SAFETY: the descriptor is open, and is not closed here.
         let socket = unsafe { OwnedFd::from_raw_fd(self.as_raw_fd()) };
         Ok(rustix::io::dup2(other, &mut ManuallyDrop::new(socket))?)
@@ -76,7 +76,7 @@ impl AsFd for Transport {
 
 /// Why there is no connection.
 #[derive(Debug)]
-pub enum ConnectError {
+pub(crate) enum ConnectError {
     /// The name, or the connection to each of its addresses, failed.
     Failed(Tree),
     /// The time was up, or the run ended.
@@ -91,7 +91,7 @@ pub enum ConnectError {
 ///
 /// # Errors
 /// No address, or none of them took the connection in time.
-pub fn connect(
+pub(crate) fn connect(
     host: &str,
     port: u16,
     limit: &WaitLimit<'_>,

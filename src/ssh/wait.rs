@@ -10,7 +10,7 @@ use crate::wake::Wakeup;
 
 /// Why something that was waited for did not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Interrupted {
+pub(crate) enum Interrupted {
     /// The deadline has passed.
     TimedOut,
     /// The run has been cancelled.
@@ -19,13 +19,13 @@ pub enum Interrupted {
 
 /// How long to wait, and what may end the waiting before.
 #[derive(Clone, Copy)]
-pub struct WaitLimit<'a> {
+pub(crate) struct WaitLimit<'a> {
     /// No longer than until then.
-    pub deadline: Instant,
+    pub(crate) deadline: Instant,
     /// Interrupts the waiting so that `cancelled` is asked.
-    pub wakeup: &'a Wakeup,
+    pub(crate) wakeup: &'a Wakeup,
     /// Whether to give up.
-    pub cancelled: &'a dyn Fn() -> bool,
+    pub(crate) cancelled: &'a dyn Fn() -> bool,
 }
 
 impl WaitLimit<'_> {
@@ -33,7 +33,7 @@ impl WaitLimit<'_> {
     ///
     /// # Errors
     /// The time is up, or the run has been cancelled.
-    pub fn wait_for(&self, fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Interrupted> {
+    pub(crate) fn wait_for(&self, fd: BorrowedFd<'_>, flags: PollFlags) -> Result<(), Interrupted> {
         loop {
             self.wakeup.clear();
             if (self.cancelled)() {

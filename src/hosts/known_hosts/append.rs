@@ -18,13 +18,13 @@ use super::{KnownHosts, Verdict, key_type, record_name};
 
 /// A server's key to be recorded.
 #[derive(Debug, Clone, Copy)]
-pub struct NewKey<'a> {
+pub(crate) struct NewKey<'a> {
     /// The name that was asked for, or the HostKeyAlias.
-    pub host: &'a str,
+    pub(crate) host: &'a str,
     /// The port; 22 with a HostKeyAlias.
-    pub port: u16,
+    pub(crate) port: u16,
     /// The wire blob (RFC 4253, section 6.6).
-    pub key: &'a [u8],
+    pub(crate) key: &'a [u8],
 }
 
 /// Appends keys to a known_hosts file, with hashed names if `hash` (HashKnownHosts in
@@ -35,7 +35,7 @@ pub struct NewKey<'a> {
 /// was `Unknown` is written. `Known` means that somebody else recorded the same key meanwhile;
 /// any other verdict, that somebody was shown a different one, and the caller has to refuse the
 /// server after all.
-pub fn append(file: &Path, keys: &[NewKey<'_>], hash: bool) -> io::Result<Vec<Verdict>> {
+pub(crate) fn append(file: &Path, keys: &[NewKey<'_>], hash: bool) -> io::Result<Vec<Verdict>> {
     keys.iter().try_for_each(check)?;
     create_ssh_dir(file)?;
     let mut opened = open_locked(file)?;

@@ -9,7 +9,7 @@ const LONGEST_TYPE: usize = 64;
 
 /// The key type at the front of a public key's wire blob, such as `ssh-ed25519` (RFC 4253,
 /// section 6.6). `None` if the blob does not begin with an algorithm name.
-pub fn key_type(key: &[u8]) -> Option<&str> {
+pub(crate) fn key_type(key: &[u8]) -> Option<&str> {
     let (name, _) = split_string(key)?;
     // RFC 4251, section 6: printable US-ASCII without commas. The name ends up in known_hosts
     // lines and on the terminal, so nothing else may pass.
@@ -22,7 +22,7 @@ pub fn key_type(key: &[u8]) -> Option<&str> {
 
 /// The fingerprint of a public key's wire blob as `ssh-keygen -l` prints it: `SHA256:` and the
 /// base64 of the SHA-256 digest without padding (ssh-keygen(1), option `-E`).
-pub fn fingerprint(key: &[u8]) -> String {
+pub(crate) fn fingerprint(key: &[u8]) -> String {
     format!("SHA256:{}", STANDARD_NO_PAD.encode(sha256(key)))
 }
 

@@ -15,7 +15,7 @@ const DIGEST: usize = 20;
 
 /// Why a line says nothing usable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum BadLine {
+pub(crate) enum BadLine {
     /// An `@` word other than the two that sshd(8) names, or two of them.
     #[error("unknown marker, only @cert-authority and @revoked exist")]
     Marker,

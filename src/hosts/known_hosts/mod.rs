@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-pub use append::{NewKey, append};
-pub use key::{fingerprint, key_type};
-pub use line::BadLine;
+pub(crate) use append::{NewKey, append};
+pub(crate) use key::{fingerprint, key_type};
+pub(crate) use line::BadLine;
 
 use line::{HashedName, Line, Marker, Names, Patterns};
 
@@ -41,7 +41,7 @@ const DEFAULT_PORT: u16 = 22;
 /// Plain names are found by an index; lines with patterns and hashed names have to be tried one
 /// by one, which costs about 0.2 µs for a hashed one.
 #[derive(Debug, Default)]
-pub struct KnownHosts {
+pub(crate) struct KnownHosts {
     files: Vec<PathBuf>,
     entries: Vec<Entry>,
     /// Plain names in lower case, and the entries that have them.
@@ -62,11 +62,11 @@ struct Entry {
 
 /// A line of a known_hosts file, counted from 1. Shown as `file:line`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// The file, as it was named to [`KnownHosts::load`].
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// The number of the line.
-    pub line: usize,
+    pub(crate) line: usize,
 }
 
 impl fmt::Display for Place {
@@ -77,7 +77,7 @@ impl fmt::Display for Place {
 
 /// What the files say of the key that a server showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// The key is on record for the host.
     Known {
         /// The line that has it.
@@ -112,7 +112,7 @@ pub enum Verdict {
 
 /// Something in the files that could not be used. It hides nothing else.
 #[derive(Debug, Error)]
-pub enum Problem {
+pub(crate) enum Problem {
     /// A file is there and cannot be read.
     #[error("cannot read {}: {cause}", file.display())]
     Unreadable {
@@ -134,7 +134,10 @@ pub enum Problem {
 impl KnownHosts {
     /// Reads the files of UserKnownHostsFile and GlobalKnownHostsFile (ssh_config(5)), in this
     /// order. Missing files are fine, and problems leave everything else usable.
-    pub fn load(user_files: &[PathBuf], global_files: &[PathBuf]) -> (KnownHosts, Vec<Problem>) {
+    pub(crate) fn load(
+        user_files: &[PathBuf],
+        global_files: &[PathBuf],
+    ) -> (KnownHosts, Vec<Problem>) {
         let mut known = KnownHosts::default();
         let mut problems = Vec::new();
         for file in user_files.iter().chain(global_files) {
@@ -154,7 +157,7 @@ impl KnownHosts {
     ///
     /// `host` is the name that was asked for, not the address it resolved to. A HostKeyAlias
     /// stands for name and port together: pass it with port 22, as ssh adds no port to it.
-    pub fn lookup(&self, host: &str, port: u16) -> Lookup<'_> {
+    pub(crate) fn lookup(&self, host: &str, port: u16) -> Lookup<'_> {
         let mut lookup = Lookup {
             known: self,
             named: self.entries_for(&record_name(host, port)),
@@ -168,13 +171,8 @@ impl KnownHosts {
 
     /// What the files say of the key, given as its wire blob (RFC 4253, section 6.6), of a server.
     /// See [`KnownHosts::lookup`] for the name.
-    pub fn verdict(&self, host: &str, port: u16, key: &[u8]) -> Verdict {
+    pub(crate) fn verdict(&self, host: &str, port: u16, key: &[u8]) -> Verdict {
         self.lookup(host, port).verdict(key)
-    }
-
-    /// The types of the keys on record for a server. See [`Lookup::types`].
-    pub fn known_types(&self, host: &str, port: u16) -> Vec<String> {
-        self.lookup(host, port).types()
     }
 
     fn add_file(&mut self, file: &Path, text: &[u8]) -> Vec<Problem> {
@@ -233,7 +231,7 @@ impl KnownHosts {
 
 /// A server's lines, as [`KnownHosts::lookup`] found them.
 #[derive(Debug, Clone)]
-pub struct Lookup<'a> {
+pub(crate) struct Lookup<'a> {
     known: &'a KnownHosts,
     /// Entries for the server's own name, `[host]:port` where the port is not 22.
     named: Vec<usize>,
@@ -244,7 +242,7 @@ pub struct Lookup<'a> {
 impl<'a> Lookup<'a> {
     /// What the files say of the key that the server showed, given as its wire blob (RFC 4253,
     /// section 6.6).
-    pub fn verdict(&self, key: &[u8]) -> Verdict {
+    pub(crate) fn verdict(&self, key: &[u8]) -> Verdict {
         let mut everywhere = self.marked(&self.named, Marker::Revoked);
         everywhere.extend(self.marked(&self.bare, Marker::Revoked));
         if let Some(entry) = everywhere.iter().find(|e| *e.key == *key) {
@@ -288,7 +286,7 @@ impl<'a> Lookup<'a> {
     ///
     /// Where only the bare name is on record, its types count, since a key of one of them may be
     /// the known one.
-    pub fn types(&self) -> Vec<String> {
+    pub(crate) fn types(&self) -> Vec<String> {
         let mut entries = self.marked(&self.named, Marker::Plain);
         if entries.is_empty() {
             entries = self.marked(&self.bare, Marker::Plain);
@@ -317,7 +315,7 @@ impl<'a> Lookup<'a> {
 
 /// The name under which a server is on record: in lower case, and `[host]:port` where the port is
 /// not 22 (sshd(8)).
-pub fn record_name(host: &str, port: u16) -> String {
+pub(crate) fn record_name(host: &str, port: u16) -> String {
     let host = host.to_ascii_lowercase();
     match port {
         DEFAULT_PORT => host,

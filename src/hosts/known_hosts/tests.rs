@@ -125,7 +125,7 @@ fn a_key_revoked_for_the_bare_name_is_revoked_on_every_port() {
 fn a_revoked_line_alone_is_no_record_of_a_key() {
     let known = known("@revoked h {1}\n");
     assert_eq!(known.verdict("h", 22, &ed(2)), Verdict::Unknown);
-    assert!(known.known_types("h", 22).is_empty());
+    assert!(known.lookup("h", 22).types().is_empty());
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn authorities_do_not_make_a_plain_key_known_or_changed() {
     let known = known("@cert-authority * {1}\n");
     assert_eq!(known.verdict("h", 22, &ed(1)), Verdict::Unknown);
     assert_eq!(known.verdict("h", 22, &ed(2)), Verdict::Unknown);
-    assert!(known.known_types("h", 22).is_empty());
+    assert!(known.lookup("h", 22).types().is_empty());
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn the_bare_name_makes_a_key_known_on_another_port_but_never_changed() {
     let known = known("h {1}\n");
     assert_eq!(known.verdict("h", 2222, &ed(1)), known_at(1));
     assert_eq!(known.verdict("h", 2222, &ed(2)), Verdict::Unknown);
-    assert_eq!(known.known_types("h", 2222), ["ssh-ed25519"]);
+    assert_eq!(known.lookup("h", 2222).types(), ["ssh-ed25519"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn the_bare_name_does_not_count_where_the_port_is_on_record() {
     let known = known("[h]:2222 {2}\nh {1}\nh {r}\n");
     let verdict = known.verdict("h", 2222, &ed(1));
     assert!(matches!(verdict, Verdict::Changed { .. }));
-    assert_eq!(known.known_types("h", 2222), ["ssh-ed25519"]);
+    assert_eq!(known.lookup("h", 2222).types(), ["ssh-ed25519"]);
 }
 
 #[test]
@@ -171,7 +171,7 @@ fn an_authority_for_the_port_does_not_hide_the_bare_name() {
 #[test]
 fn types_come_in_the_order_of_the_files_and_once() {
     let known = known("h {r}\n* {1}\nh {2}\n@revoked h {1}\n");
-    assert_eq!(known.known_types("h", 22), ["ssh-rsa", "ssh-ed25519"]);
+    assert_eq!(known.lookup("h", 22).types(), ["ssh-rsa", "ssh-ed25519"]);
 }
 
 #[test]
@@ -355,6 +355,6 @@ proptest! {
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let (known, _) = with_problems(&bytes);
         let _ = known.verdict("h", 2222, &bytes);
-        let _ = known.known_types("h", 22);
+        let _ = known.lookup("h", 22).types();
     }
 }

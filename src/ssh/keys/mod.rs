@@ -41,10 +41,10 @@ use envelope::{Contents, Label};
 use problem::{Fault, MAX_FILE, Secret, shown};
 use signing_key::SigningKey;
 
-pub use problem::{KeyError, KeyProblem};
+pub(crate) use problem::{KeyError, KeyProblem};
 
 /// A private key file, read once.
-pub struct KeyFile {
+pub(crate) struct KeyFile {
     path: PathBuf,
     state: State,
     /// The public key that an encrypted PEM or PKCS#8 file itself does not tell.
@@ -64,7 +64,7 @@ enum State {
 /// # Errors
 /// If there is no such file, if it cannot be read, or if it is not a private key
 /// that we can use. The error tells what it is instead, where we know.
-pub fn read(path: &Path) -> Result<KeyFile, KeyError> {
+pub(crate) fn read(path: &Path) -> Result<KeyFile, KeyError> {
     let content = read_file(path)?;
     let state = state(path, &content).map_err(|fault| fault.of(path))?;
     let public_beside = match state {
@@ -153,14 +153,14 @@ fn private_name(path: &Path) -> Option<String> {
 impl KeyFile {
     /// The file.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// The permissions of the file, if it is ours and they let others at it. (ssh(1)
     /// would not use such a key.)
     #[must_use]
-    pub fn exposing_mode(&self) -> Option<u32> {
+    pub(crate) fn exposing_mode(&self) -> Option<u32> {
         let metadata = std::fs::metadata(&self.path).ok()?;
         let is_ours = metadata.uid() == rustix::process::geteuid().as_raw();
         let mode = metadata.mode() & 0o777;
@@ -169,7 +169,7 @@ impl KeyFile {
 
     /// Whether [`unlock`](Self::unlock) needs a passphrase.
     #[must_use]
-    pub fn is_encrypted(&self) -> bool {
+    pub(crate) fn is_encrypted(&self) -> bool {
         !matches!(self.state, State::Open(_))
     }
 
@@ -179,7 +179,7 @@ impl KeyFile {
     /// For an encrypted key in PEM or PKCS#8 it is what `<path>.pub` says, which
     /// need not be true: good for finding the key in an agent, and no more.
     #[must_use]
-    pub fn public_blob(&self) -> Option<&[u8]> {
+    pub(crate) fn public_blob(&self) -> Option<&[u8]> {
         match &self.state {
             State::Open(key) => Some(key.public_blob()),
             State::OpenSsh(container) => Some(container.public_blob()),
@@ -193,7 +193,7 @@ impl KeyFile {
     /// # Errors
     /// If the passphrase is missing, wrong or empty (no encrypted key has an
     /// empty one), or if what it hides cannot be used.
-    pub fn unlock(&self, passphrase: Option<&str>) -> Result<UserKey, KeyError> {
+    pub(crate) fn unlock(&self, passphrase: Option<&str>) -> Result<UserKey, KeyError> {
         if let State::Open(key) = &self.state {
             return Ok(key.clone());
         }
@@ -232,7 +232,7 @@ impl fmt::Debug for KeyFile {
 ///
 /// Clones share one secret, which is wiped with the last of them.
 #[derive(Clone)]
-pub struct UserKey(Arc<Inner>);
+pub(crate) struct UserKey(Arc<Inner>);
 
 struct Inner {
     path: PathBuf,
@@ -256,26 +256,26 @@ impl UserKey {
 
     /// The file that the key comes from.
     #[must_use]
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0.path
     }
 
     /// The key's type as SSH names it: `ssh-ed25519`, `ecdsa-sha2-nistp256`,
     /// `ssh-rsa`.
     #[must_use]
-    pub fn algorithm(&self) -> &str {
+    pub(crate) fn algorithm(&self) -> &str {
         self.0.algorithm.as_str()
     }
 
     /// `SHA256:…`, as `ssh-keygen -l` shows it.
     #[must_use]
-    pub fn fingerprint(&self) -> &str {
+    pub(crate) fn fingerprint(&self) -> &str {
         &self.0.fingerprint
     }
 
     /// The public key in SSH's wire format.
     #[must_use]
-    pub fn public_blob(&self) -> &[u8] {
+    pub(crate) fn public_blob(&self) -> &[u8] {
         &self.0.public_blob
     }
 
@@ -283,7 +283,7 @@ impl UserKey {
     /// algorithm's name in a signature on the wire. `None` if the key does not know the
     /// algorithm, or OpenSSL refuses to sign with it.
     #[must_use]
-    pub fn sign(&self, algorithm: &[u8], data: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn sign(&self, algorithm: &[u8], data: &[u8]) -> Option<Vec<u8>> {
         self.0.key.sign(algorithm, data)
     }
 }

@@ -15,7 +15,7 @@ pub(super) type Secret = Zeroizing<Vec<u8>>;
 
 /// Why a private key cannot be used.
 #[derive(Debug, Error)]
-pub enum KeyError {
+pub(crate) enum KeyError {
     /// A file that is missing or not ours to read.
     #[error("can't open private key '{file}'")]
     Open {
@@ -56,7 +56,7 @@ pub enum KeyError {
 
 /// What is wrong with a key file, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum KeyProblem {
+pub(crate) enum KeyProblem {
     /// `-k ~/.ssh`.
     #[error("it is a directory: name the key file in it")]
     Directory,
