@@ -15,7 +15,7 @@ const SIGNALS: [&str; 3] = ["INT", "TERM", "HUP"];
 
 const SLEEP: [&str; 2] = ["-C", "echo up; exec sleep 300"];
 
-fn on<'a>(hosts: &Hosts, arguments: &[&'a str]) -> Vec<String> {
+fn on(hosts: &Hosts, arguments: &[&str]) -> Vec<String> {
     let own = arguments.iter().map(|&argument| argument.to_owned());
     targets(hosts).into_iter().chain(own).collect()
 }

@@ -17,11 +17,11 @@ const LATE: &str = "timed out after 2s while getting ready to lock";
 /// Waits for the end of a run, and checks how long that took and how much memory the
 /// run used.
 #[track_caller]
-fn finish_in_bounds(mut running: Running) -> Finished {
+fn finish_in_bounds(running: Running) -> Finished {
     let mut peak = 0;
     let has_ended = holds_within(SOON, || {
         peak = peak.max(peak_memory(running.child.id()).unwrap_or(0));
-        peak > MEMORY || running.child.try_wait().expect("a child").is_some()
+        peak > MEMORY || running.has_ended()
     });
     assert!(peak <= MEMORY, "{peak} KiB\n{}", running.stderr());
     assert!(has_ended, "it goes on\n{}", running.stderr());
