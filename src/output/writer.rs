@@ -19,8 +19,9 @@ use crate::output::screen::Screen;
 /// The printer writes once this many bytes are buffered.
 pub(crate) const FULL: usize = 64 * 1024;
 
-/// How long a piece of a long line waits for the writer thread.
-const PIECE_TIME: Duration = Duration::from_millis(5);
+/// How long the pieces of a message wait for the writer thread, all together: a reader
+/// that pauses costs no memory, and one that has stopped holds up nobody for long.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Bytes for both descriptors.
 #[derive(Debug, Default)]
@@ -58,6 +59,8 @@ struct WriterThread {
     done: Receiver<Buffers>,
     is_busy: bool,
     spare: Buffers,
+    /// How long the pieces of this message may still wait.
+    patience: Duration,
 }
 
 /// What the writer thread is told.
@@ -133,16 +136,23 @@ impl Writer {
     pub(crate) fn flush_now(&mut self) {
         self.join();
         if let Target::Thread(thread) = &mut self.target {
-            thread.wait_briefly();
+            thread.wait_patiently();
         }
         if !self.is_busy() {
-            self.write(Vec::new());
+            self.write_piece(Vec::new());
         }
     }
 
-    /// Writes the buffers, or has the idle writer thread do it, and returns the loans
-    /// afterwards.
+    /// Writes the buffers after a message, or has the idle writer thread do it, and
+    /// returns the loans afterwards.
     pub(crate) fn write(&mut self, loans: Vec<Loan>) {
+        if let Target::Thread(thread) = &mut self.target {
+            thread.patience = PATIENCE;
+        }
+        self.write_piece(loans);
+    }
+
+    fn write_piece(&mut self, loans: Vec<Loan>) {
         match &mut self.target {
             Target::Memory => {}
             Target::Screen(screen) => screen.write(&mut self.stdout, &mut self.stderr),
@@ -184,8 +194,7 @@ impl Writer {
     /// Takes back the buffers of the writer thread, which is idle now.
     pub(crate) fn note_done(&mut self, buffers: Buffers) {
         if let Target::Thread(thread) = &mut self.target {
-            thread.is_busy = false;
-            thread.spare = buffers;
+            thread.take_back(buffers);
         }
     }
 
@@ -244,6 +253,7 @@ impl WriterThread {
             done,
             is_busy: false,
             spare: Buffers::default(),
+            patience: PATIENCE,
         })
     }
 
@@ -253,18 +263,29 @@ impl WriterThread {
     }
 
     fn wait(&mut self) {
-        if std::mem::take(&mut self.is_busy) {
-            self.spare = self.done.recv().unwrap_or_default();
+        if self.is_busy {
+            let buffers = self.done.recv().unwrap_or_default();
+            self.take_back(buffers);
         }
     }
 
-    fn wait_briefly(&mut self) {
-        if self.is_busy
-            && let Ok(buffers) = self.done.recv_timeout(PIECE_TIME)
-        {
-            self.is_busy = false;
-            self.spare = buffers;
+    fn wait_patiently(&mut self) {
+        if self.is_busy {
+            let begin = Instant::now();
+            if let Ok(buffers) = self.done.recv_timeout(self.patience) {
+                self.take_back(buffers);
+            }
+            self.patience = self.patience.saturating_sub(begin.elapsed());
         }
+    }
+
+    /// The thread has written these, and is idle. What a long line has made large goes
+    /// back to the system.
+    fn take_back(&mut self, mut buffers: Buffers) {
+        buffers.stdout.shrink_to(2 * FULL);
+        buffers.stderr.shrink_to(2 * FULL);
+        self.is_busy = false;
+        self.spare = buffers;
     }
 }
 

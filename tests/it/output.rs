@@ -187,10 +187,9 @@ fn a_very_long_line_is_continued_at_linear_cost() {
     let hosts = &*HOSTS;
     let run = |bytes: usize| {
         let script = format!("head -c {bytes} /dev/zero | tr '\\0' x; echo; echo after");
-        let mut running = orgalorg(hosts, on(hosts, 1, &["-C", &script])).spawn();
+        let running = orgalorg(hosts, on(hosts, 1, &["-C", &script])).spawn();
         wait_for_end(&running.child);
         let time = cpu_time(running.child.id());
-        let _ = running.child.try_wait();
         (running.finish().ok().stdout, time)
     };
     let (_, short) = run(10_000_000);
