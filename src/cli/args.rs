@@ -90,7 +90,7 @@ pub(super) struct Args {
     #[arg(short = 'w', long, help_heading = "Hosts")]
     pub(super) no_conn_fail: bool,
 
-    /// Connect and start on so many hosts at once
+    /// Connect to, and start on, at most this many hosts at once
     ///
     /// All of them run at once all the same.
     #[arg(
@@ -183,11 +183,11 @@ pub(super) struct Args {
     #[arg(short = 'e', long, help_heading = "Upload")]
     pub(super) relative: bool,
 
-    /// Uploaded files belong to who extracts them
+    /// Uploaded files belong to the user who unpacks them
     #[arg(long, help_heading = "Upload")]
     pub(super) no_preserve_uid: bool,
 
-    /// Uploaded files belong to the group of who extracts them
+    /// Uploaded files belong to the group of the user who unpacks them
     #[arg(long, alias = "no-preseve-gid", help_heading = "Upload")]
     pub(super) no_preserve_gid: bool,
 

@@ -19,9 +19,10 @@ use crate::output::screen::Screen;
 /// The printer writes once this many bytes are buffered.
 pub(crate) const FULL: usize = 64 * 1024;
 
-/// How long the pieces of a message wait for the writer thread, all together: a reader
-/// that pauses costs no memory, and one that has stopped holds up nobody for long.
-const PATIENCE: Duration = Duration::from_millis(300);
+/// How long a piece of a message waits for the writer thread. A reader that is slow for a
+/// moment costs no memory so. One that has stopped holds up the printer once: the other
+/// pieces of the message do not wait.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Bytes for both descriptors.
 #[derive(Debug, Default)]
@@ -59,7 +60,7 @@ struct WriterThread {
     done: Receiver<Buffers>,
     is_busy: bool,
     spare: Buffers,
-    /// How long the pieces of this message may still wait.
+    /// How long the next piece of this message waits.
     patience: Duration,
 }
 
@@ -271,11 +272,10 @@ impl WriterThread {
 
     fn wait_patiently(&mut self) {
         if self.is_busy {
-            let begin = Instant::now();
-            if let Ok(buffers) = self.done.recv_timeout(self.patience) {
-                self.take_back(buffers);
+            match self.done.recv_timeout(self.patience) {
+                Ok(buffers) => self.take_back(buffers),
+                Err(_) => self.patience = Duration::ZERO,
             }
-            self.patience = self.patience.saturating_sub(begin.elapsed());
         }
     }
 

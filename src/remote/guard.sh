@@ -24,8 +24,8 @@
 leader=$1 sshd=$2 connection=$3 mode=$4 make=$5 lease=$6 who=$7 path=$8
 leaders= spared= pending= has_started= dog= locked= round=0
 run_directory= left_directory= has_orders=
-# Who has lost its parent already has another one, whose children are all daemons of
-# this host.
+# A process that has lost its parent has another one by now: init, whose children are
+# the daemons of this host.
 case $sshd in 0 | 1) sshd=none ;; esac
 
 say() {
@@ -211,16 +211,16 @@ tell_time() {
     case $now in *.??) now=$((${now%.*} * 100 + 1${now#*.} - 100)) ;; *) now= ;; esac
 }
 
-# Waits until nothing doomed is left, for so many tenths of a second. If a signal is
-# named, whoever is found on the way gets it: while some are signalled, others may
-# start more.
+# Waits until nothing doomed is left: $1 tenths of a second at most. Processes that it
+# finds meanwhile get the signal $2, if there is one: while some are signalled, others
+# may start more.
 wait_for_doomed() {
     tries=$1
     tell_time
     until=${now:+$((now + tries * 10))}
     while [ "$doomed" ]; do
-        # Looking costs much, and asking nothing. But who is gone may be asked for as
-        # long as its parent does not care, and its children are not asked.
+        # To list all processes costs much, to ask for one costs nothing. But one that is
+        # gone answers until its parent has waited for it, and its children are not asked.
         [ "$2" ] && questions=1 || questions=5
         while pause; questions=$((questions - 1)); [ "$questions" -gt 0 ] && is_time_left && lives_any; do :; done
         find_doomed
@@ -430,7 +430,7 @@ words_of() {
 }
 
 # Whether that process has our lock target open; where we may not look, whether it
-# calls it by the same name. (Those who are refused close it first.)
+# calls it by the same name. (A guard that is refused the lock closes it first.)
 # shellcheck disable=SC2031 # runs in the subshell that reads the words
 holds_it() {
     if [ -r "$process/fd" ]; then

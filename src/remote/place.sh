@@ -99,7 +99,7 @@ copy() {
     cp -dpR "$@" "$staging/" || fail "can't copy what belongs to '${staging%/*}/'"
 }
 
-# Whether we have made it, and not only somebody who has seen the name. (Two
+# Whether we have made it, and not somebody else who has seen its name. (Two
 # directories may be one, by a link, and have it already.)
 is_ours() {
     is_directory "$1" && eval "[ \"\$staging_$(stat -c %d_%i "$1" 2>/dev/null)\" ]"
@@ -158,7 +158,7 @@ empty() {
     for entry in "$1"/* "$1"/.[!.]* "$1"/..?*; do
         exists "$entry" || continue
         if is_directory "$entry" && [ ! -w "$entry" ]; then
-            # Only who may write to a directory may move it elsewhere.
+            # Only a directory that we may write to can be moved elsewhere.
             chmod u+w "$entry"
             move "$1" "$2" "$entry"
             chmod u-w "$2/${entry##*/}"

@@ -407,7 +407,7 @@ impl Inbox {
         self.waiting == 0
     }
 
-    /// Moves what comes next to `buffer`, at most so many bytes.
+    /// Moves what comes next to `buffer`, at most `most` bytes.
     pub(crate) fn take(&mut self, buffer: &mut Vec<u8>, mut most: usize) {
         while most > 0
             && let Some(text) = self.texts.front()

@@ -87,7 +87,7 @@ impl Console {
         select! {
             recv(done) -> _ => {}
             recv(after(LAST_WORDS)) -> _ => {
-                // Who has gone away does not miss it.
+                // A reader that has gone away does not miss it.
                 if !matches!(stop, Some(Stop::Output(_))) {
                     let warning = "the end of the output was not read in time, and is lost";
                     self.display.log(Level::Warn, warning.into());

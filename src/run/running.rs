@@ -1,6 +1,6 @@
 //! A run in progress: the channels of main, and what it does about each event.
 //!
-//! The plots beside this file wait for events here. The [`roster`](super::roster)
+//! The plots beside this file wait for events here. The [`roster`]
 //! decides what follows from one; [`Run::react`] carries that out.
 
 use std::io::{self, IsTerminal};
