@@ -92,7 +92,8 @@ pub(super) struct Args {
 
     /// Connect to, and start on, at most this many hosts at once
     ///
-    /// All of them run at once all the same.
+    /// A host whose command has been started makes room for the next one, so that in the
+    /// end all hosts may run it at the same time.
     #[arg(
         short = 'd',
         long,

@@ -99,8 +99,8 @@ copy() {
     cp -dpR "$@" "$staging/" || fail "can't copy what belongs to '${staging%/*}/'"
 }
 
-# Whether we have made it, and not somebody else who has seen its name. (Two
-# directories may be one, by a link, and have it already.)
+# Whether we have made this staging directory: somebody else may have seen its name and
+# made one. (Of two directories that are one, by a link, the second has ours already.)
 is_ours() {
     is_directory "$1" && eval "[ \"\$staging_$(stat -c %d_%i "$1" 2>/dev/null)\" ]"
 }

@@ -148,7 +148,7 @@ impl OnTerminal {
             self.screen()
         );
         assert!(self.echoes(), "the terminal was left in disorder");
-        // With the last one who has it open ends what there is to read.
+        // The reader reaches the end only when nobody has the terminal open any more.
         self.slave = None;
         wait_until("the end of the terminal", LIMIT, || {
             self.reader.is_finished()
